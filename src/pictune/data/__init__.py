@@ -1,0 +1,1 @@
+"""From files to pixels: formats, decoding, checks, splits, the pixel store, augmentation."""

@@ -1,0 +1,114 @@
+"""The nouns of data: `Sample`, its annotation, and `Dataset`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+from pictune.data.finding import Finding
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The classes of one image, by name; a single-label image has exactly one."""
+
+    names: tuple[str, ...]
+
+
+Annotation = Labels  # boxes and masks join this union with their tasks
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image and what is known about it.
+
+    Args:
+        key: Path relative to the dataset's root, with forward slashes: the image's identity.
+        path: Where the file is.
+        annotation: What a person said about it; None when nobody did.
+        group: Images of one group (patient, part, scene) are never separated by a split.
+        given_split: ``train``, ``val`` or ``test`` when the data say so themselves.
+        width: Pixels after EXIF rotation; 0 until the file was opened.
+        height: Pixels after EXIF rotation; 0 until the file was opened.
+        checksum: SHA-256 of the file's bytes, hexadecimal; empty until the file was opened.
+    """
+
+    key: str
+    path: Path
+    annotation: Annotation | None = None
+    group: str | None = None
+    given_split: str | None = None
+    width: int = 0
+    height: int = 0
+    checksum: str = ""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Samples, the names of their classes, and their splits. Immutable.
+
+    Args:
+        root: The folder or table the user named.
+        format: Which format read it, such as ``folders``.
+        task: The task its annotations ask for: ``classification``.
+        classes: Class names in a fixed order; names are the contract, never indices.
+        samples: In a fixed order (by key).
+        multilabel: Whether an image may have several labels, or none.
+        splits: For each split its positions in ``samples``, ascending; empty before splitting.
+        findings: What was noticed while reading.
+    """
+
+    root: Path
+    format: str
+    task: str
+    classes: tuple[str, ...]
+    samples: tuple[Sample, ...]
+    multilabel: bool = False
+    splits: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    findings: tuple[Finding, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def select(self, positions: Iterable[int]) -> Dataset:
+        """The samples at these positions, in this order, with the splits following them."""
+        chosen = list(positions)
+        new_position = {old: new for new, old in enumerate(chosen)}
+        splits = {
+            name: tuple(sorted(new_position[i] for i in members if i in new_position))
+            for name, members in self.splits.items()
+        }
+        return replace(
+            self, samples=tuple(self.samples[i] for i in chosen), splits=MappingProxyType(splits)
+        )
+
+    def split(self, name: str) -> Dataset:
+        """The samples of one split.
+
+        Raises:
+            KeyError: When the dataset has no such split.
+        """
+        return self.select(self.splits[name])
+
+    def count(self) -> dict[str, int]:
+        """How many images carry each class, in class order."""
+        counts = Counter(name for s in self.samples if s.annotation for name in s.annotation.names)
+        return {name: counts[name] for name in self.classes}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over keys, contents and labels: changes when the data do, and only then."""
+        rows = [
+            [s.key, s.checksum, list(s.annotation.names) if s.annotation else None, s.group]
+            for s in sorted(self.samples, key=lambda s: s.key)
+        ]
+        text = json.dumps([list(self.classes), self.multilabel, rows], ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()

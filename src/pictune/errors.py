@@ -1,0 +1,103 @@
+"""The exceptions a user can meet, as one tree.
+
+    PictuneError
+    ├── InputError            the user's input is wrong              exit code 2
+    │   ├── RecipeError       a setting is unknown, misspelt or out of range
+    │   ├── DataError         the pictures, labels or splits cannot be used
+    │   ├── WeightsError      pretrained weights are absent, broken or not permitted
+    │   ├── RunError          a run folder is absent, broken or in use
+    │   └── DivergedError     a loss or gradient stopped being a number
+    ├── MachineError          disk or memory ran out                 exit code 3
+    └── StoppedError          a signal came, and the work was saved  exit code 130 or 143
+
+Every message says what happened, what was found, and what to do instead. An error that
+has several causes carries them all: one call, one complete answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PictuneError(Exception):
+    """What pictune raises on purpose; anything else that escapes is a fault of ours.
+
+    Args:
+        message: One plain sentence: what happened.
+        causes: The single mistakes behind it, each a full sentence, all of them.
+        instead: What the user can do now.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, causes: Sequence[str] = (), instead: str = "") -> None:
+        self.message = message
+        self.causes = tuple(causes)
+        self.instead = instead
+        super().__init__(self.text())
+
+    def text(self) -> str:
+        """The whole message as it is shown: the sentence, the causes as a list, the way out."""
+        lines = [self.message, *(f"  - {cause}" for cause in self.causes)]
+        return "\n".join([*lines, self.instead] if self.instead else lines)
+
+
+class InputError(PictuneError):
+    """The user's input is wrong; nothing was changed."""
+
+    exit_code = 2
+
+
+class RecipeError(InputError):
+    """One or more settings are unknown, misspelt, out of range or in conflict."""
+
+
+class DataError(InputError):
+    """The pictures, labels or splits cannot be used as they are.
+
+    Args:
+        message: One plain sentence: what happened.
+        code: A short stable name of the reason, such as ``one_class`` or ``leak``.
+        causes: Files or lines and what is wrong with each.
+        instead: What the user can do now.
+    """
+
+    def __init__(self, message: str, *, code: str, causes: Sequence[str] = (), instead: str = "") -> None:
+        self.code = code
+        super().__init__(message, causes=causes, instead=instead)
+
+    def text(self) -> str:
+        """The message with its reason code at the end of the first line."""
+        first, *rest = super().text().split("\n")
+        return "\n".join([f"{first} [{self.code}]", *rest])
+
+
+class WeightsError(InputError):
+    """Pretrained weights are absent, broken, or their licence is not permitted."""
+
+
+class RunError(InputError):
+    """A run folder is absent, broken, of another kind, or in use by another process."""
+
+
+class DivergedError(InputError):
+    """A loss or a gradient stopped being a finite number; the weights were not touched by it."""
+
+
+class MachineError(PictuneError):
+    """The machine stopped the work: disk full or memory exhausted."""
+
+    exit_code = 3
+
+
+class StoppedError(PictuneError):
+    """A signal stopped the work after it was saved.
+
+    Args:
+        message: What was saved and how to go on.
+        signal: The number of the signal; the exit code is 128 plus it.
+    """
+
+    def __init__(self, message: str, *, signal: int) -> None:
+        self.exit_code = 128 + signal
+        super().__init__(message)

@@ -1,0 +1,1 @@
+"""The tasks, each answering the same few questions about its annotations and networks."""
