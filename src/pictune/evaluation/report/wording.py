@@ -1,0 +1,116 @@
+"""How numbers, names and metrics read on a page."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+NOT_AVAILABLE = "n/a"
+
+# What a file name must not smuggle into a page: control characters, which HTML and XML forbid, and the
+# lone surrogates that stand for bytes of a name that is not UTF-8, which cannot be written as UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+# name: (what it is called, what it means in plain words)
+METRICS: Mapping[str, tuple[str, str]] = {
+    "accuracy": ("Accuracy", "the share of images answered right"),
+    "balanced_accuracy": ("Balanced accuracy", "recall averaged over classes, so a rare class counts as much"),
+    "top5_accuracy": ("Top-5 accuracy", "the truth is among the five likeliest answers"),
+    "exact_match": ("Exact match", "the share of images with every label right"),
+    "subset_accuracy": ("Exact match", "the share of images with every label right"),
+    "hamming_accuracy": ("Label accuracy", "the share of single yes-or-no answers that are right"),
+    "macro_f1": ("Macro F1", "F1 averaged over classes, so a rare class counts as much"),
+    "micro_f1": ("Micro F1", "F1 over all answers taken together"),
+    "weighted_f1": ("Weighted F1", "F1 averaged over classes, weighted by their images"),
+    "macro_precision": ("Macro precision", "precision averaged over classes"),
+    "macro_recall": ("Macro recall", "recall averaged over classes"),
+    "precision": ("Precision", "of the images given this answer, the share that deserved it"),
+    "recall": ("Recall", "of the images of this class, the share that was found"),
+    "f1": ("F1", "the harmonic mean of precision and recall"),
+    "specificity": ("Specificity", "of the images of other classes, the share that was left alone"),
+    "roc_auc": ("ROC AUC", "how often an image of the class is ranked above another one"),
+    "macro_roc_auc": ("Macro ROC AUC", "how often an image of a class is ranked above another one"),
+    "average_precision": ("Average precision", "precision averaged over all thresholds"),
+    "macro_average_precision": ("Macro average precision", "precision over all thresholds, averaged over classes"),
+    "mean_average_precision": ("Mean average precision", "precision over all thresholds, averaged over classes"),
+    "cohen_kappa": ("Cohen’s kappa", "agreement beyond what chance would give"),
+    "matthews": ("Matthews correlation", "agreement that stays honest when classes are uneven"),
+    "mcc": ("Matthews correlation", "agreement that stays honest when classes are uneven"),
+    "log_loss": ("Log loss", "the price of being confidently wrong; lower is better"),
+    "brier": ("Brier score", "the squared error of the confidences; lower is better"),
+    "ece": ("Calibration error (ECE)", "how far confidence is from being right; lower is better"),
+    "hamming_loss": ("Hamming loss", "the share of wrong label decisions; lower is better"),
+    "map": ("mAP", "mean average precision over overlaps from 0.50 to 0.95"),
+    "map50": ("mAP 50", "mean average precision at an overlap of 0.50"),
+    "map75": ("mAP 75", "mean average precision at an overlap of 0.75"),
+    "mean_iou": ("Mean IoU", "overlap of answer and truth, averaged over classes"),
+    "dice": ("Dice", "overlap of answer and truth, counted twice over their sizes"),
+    "pixel_accuracy": ("Pixel accuracy", "the share of pixels answered right"),
+}
+
+# The first of these that was measured opens the page.
+HEADLINES = ("accuracy", "map", "mean_iou", "macro_f1", "balanced_accuracy")
+
+
+def title_of(metric: str) -> str:
+    """What a metric is called; an unknown one keeps its own name, made readable."""
+    known = METRICS.get(metric)
+    return known[0] if known else metric.replace("_", " ").capitalize()
+
+
+def meaning_of(metric: str) -> str:
+    """What a metric says, as a phrase; empty for an unknown one."""
+    return METRICS.get(metric, ("", ""))[1]
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number that can be drawn."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A fraction with a fixed number of decimals, so that columns line up."""
+    return f"{value:.{digits}f}".replace("-", "−") if is_number(value) else NOT_AVAILABLE
+
+
+def count(value: Any) -> str:
+    """A whole number with thin spaces between thousands."""
+    return f"{value:,.0f}".replace(",", "\u202f") if is_number(value) else NOT_AVAILABLE
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share as a percentage: 0.932 reads 93.2 %."""
+    return f"{100 * value:.{digits}f}\u202f%" if is_number(value) else NOT_AVAILABLE
+
+
+def span(measure: Mapping[str, Any], digits: int = 3) -> str:
+    """The interval of a measure, such as 0.904 – 0.953; empty when it has none."""
+    low, high = measure.get("low"), measure.get("high")
+    return f"{number(low, digits)} – {number(high, digits)}" if is_number(low) and is_number(high) else ""
+
+
+def percent_span(measure: Mapping[str, Any]) -> str:
+    """The interval of a measure in percent, such as 90.4 to 95.3 %; empty when it has none."""
+    low, high = measure.get("low"), measure.get("high")
+    return f"{100 * low:.1f} to {100 * high:.1f}\u202f%" if is_number(low) and is_number(high) else ""
+
+
+def plural(amount: Any, noun: str, nouns: str = "") -> str:
+    """An amount and its noun: 1 image, 2 images."""
+    return f"{count(amount)} {noun if amount == 1 else nouns or noun + 's'}"
+
+
+def printable(tree: Any) -> Any:
+    """The same JSON with every text made fit for a page, keys included.
+
+    Characters that HTML forbids and undecodable bytes of file names become the replacement character.
+    """
+    if isinstance(tree, str):
+        return _UNPRINTABLE.sub("\ufffd", tree)
+    if isinstance(tree, Mapping):
+        return {printable(str(key)): printable(value) for key, value in tree.items()}
+    if isinstance(tree, Sequence) and not isinstance(tree, bytes | bytearray):
+        return [printable(value) for value in tree]
+    return tree

@@ -1,0 +1,99 @@
+"""Writing files so that a reader, a crash or a power cut never meets half of one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pictune.errors import MachineError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into one clear `MachineError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise MachineError(
+                f"the disk is full: {path.name} could not be written",
+                instead="Free some space and run the same command again; what was saved before is intact.",
+            ) from error
+        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+            raise MachineError(
+                f"{path} could not be written: {error.strerror}",
+                instead="Choose a folder that you may write to with --runs.",
+            ) from error
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames inside a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write(temporary)``, then puts the result in place of ``path`` in one step.
+
+    The temporary file lies in the same folder and starts with ``.tmp-``; it is removed when
+    anything goes wrong. Order: write, fsync, replace, fsync of the folder.
+
+    Raises:
+        MachineError: When the disk is full or may not be written.
+    """
+    with disk_errors(path):
+        descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~current_umask())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
+
+
+def current_umask() -> int:
+    """The process's file mode mask (reading it needs setting it for a moment)."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file's content in one step; see `replace_file`."""
+    replace_file(path, lambda temporary: _write_all(temporary, content))
+
+
+def _write_all(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a text file in one step, as UTF-8; see `replace_file`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replaces a JSON file in one step: indented, strict (no NaN), readable by any parser."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def sweep(folder: Path) -> None:
+    """Removes temporary files that a killed process left in a folder."""
+    for leftover in folder.glob(".tmp-*"):
+        leftover.unlink(missing_ok=True)

@@ -1,0 +1,80 @@
+"""Recipes as text: documented YAML out, plain YAML in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pictune.errors import RecipeError
+from pictune.recipe import Choice, Recipe, Tables, settings_of
+
+COLUMN = 44
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """The nested values of a YAML file.
+
+    Raises:
+        RecipeError: When the file is absent, is not YAML (with line and column) or holds no settings.
+    """
+    try:
+        value = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise RecipeError(f"there is no recipe at {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecipeError(f"{path.name} is not readable YAML{where}") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise RecipeError(f"{path.name} holds no settings, found {type(value).__name__}")
+    return value
+
+
+def dump_yaml(recipe: Recipe, tables: Tables, *, reasons: Mapping[str, str] | None = None) -> str:
+    """A recipe as YAML, every setting with its meaning and range as a comment.
+
+    Args:
+        recipe: What to write.
+        tables: The tables of parts, for the names that could be chosen.
+        reasons: For ``section.setting``, why this value was chosen; written behind the value.
+    """
+    reasons = reasons or {}
+    lines: list[str] = []
+    for item in fields(recipe):
+        value = getattr(recipe, item.name)
+        lines += ["" if lines else "# Pictune recipe: every setting of a run.", f"{item.name}:"]
+        if isinstance(value, Choice):
+            lines += _choice_lines(item.name, value, tables, reasons)
+            continue
+        for name, (_, setting, _) in settings_of(type(value)).items():
+            current = getattr(value, name)
+            bounds = setting.range_text()
+            note = reasons.get(f"{item.name}.{name}") or setting.help + (f" [{bounds}]" if bounds else "")
+            lines.append(_line(name, current, note))
+    return "\n".join(lines) + "\n"
+
+
+def _choice_lines(section: str, choice: Choice, tables: Tables, reasons: Mapping[str, str]) -> list[str]:
+    table = tables[section]
+    names = " | ".join(["auto", *table])
+    lines = [_line("name", choice.name, reasons.get(f"{section}.name") or names)]
+    if choice.name == "auto":
+        return [*lines, *(_line(name, value, "") for name, value in choice.settings.items())]
+    for name, (_, setting, default) in table[choice.name].settings.items():
+        bounds = setting.range_text()
+        note = reasons.get(f"{section}.{name}") or setting.help + (f" [{bounds}]" if bounds else "")
+        lines.append(_line(name, choice.settings.get(name, default), note))
+    return lines
+
+
+def _line(name: str, value: object, note: str) -> str:
+    plain = [dict(v) if isinstance(v, Mapping) else v for v in value] if isinstance(value, tuple | list) else value
+    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    line = f"  {name}: {text}"
+    return f"{line:<{COLUMN}} # {note}" if note else line
