@@ -10,11 +10,11 @@ and a backslash is doubled, so two files never share a key.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ IMAGE_SUFFIXES = frozenset(
 _IGNORED_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "__pycache__"})
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _MAGIC_BOXES = (b"heic", b"heix", b"mif1", b"avif", b"avis")
+_OUTSIDE = "links to a file outside the dataset (--follow-outside permits it)"
 _UNPRINTABLE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -175,9 +176,7 @@ class _Walk:
             linked = stat.S_ISLNK(mode)
             if linked:
                 mode = entry.stat().st_mode
-                complaint = self._complaint_about_link(entry.path, folder.linked and stat.S_ISDIR(mode))
-                if complaint:
-                    self._leave_out(parts, *complaint)
+                if self._refuses_link(parts, entry.path, folder, is_folder=stat.S_ISDIR(mode)):
                     return
         except OSError as error:
             self._leave_out(parts, *_broken(error))
@@ -190,12 +189,25 @@ class _Walk:
         else:
             self._leave_out(parts, "special_file", "is a pipe, socket or device, and was not opened")
 
-    def _complaint_about_link(self, path: str, second_link: bool) -> tuple[str, str] | None:  # noqa: FBT001
-        if second_link:
-            return "symlink_nested", "is a link to a folder inside a folder that is itself a link"
-        if not self.follow_outside and leaves(self.root, path):
-            return "outside_root", "links to a place outside the dataset; --follow-outside permits it"
-        return None
+    def _refuses_link(self, parts: tuple[str, ...], path: str, folder: _Folder, *, is_folder: bool) -> bool:
+        """Notes why a link is not followed, if it is not."""
+        outside = not self.follow_outside and leaves(self.root, path)
+        if outside and is_folder:  # a whole class may lie behind it: too much to lose in silence
+            self._note(
+                parts,
+                "outside_root",
+                Outcome.REJECT,
+                "links to a folder outside the dataset; permit it with --follow-outside, or remove the link",
+            )
+        elif outside:
+            self._leave_out(parts, "outside_root", _OUTSIDE)
+        elif is_folder and folder.linked:
+            self._leave_out(
+                parts, "symlink_nested", "is a link to a folder, inside a folder that is itself a link"
+            )
+        else:
+            return False
+        return True
 
     def _take(self, parts: tuple[str, ...], path: Path) -> None:
         suffix = path.suffix.lower()
@@ -232,7 +244,7 @@ def _broken(error: OSError) -> tuple[str, str]:
     """Code and words for an entry whose state cannot be read: a link to nothing, a link to itself."""
     if isinstance(error, FileNotFoundError):
         return "dangling_symlink", "is a link to a file that does not exist"
-    if "symbolic links" in (error.strerror or ""):
+    if error.errno == errno.ELOOP:
         return "symlink_loop", "is a link that leads back to itself"
     return "unreadable", f"cannot be looked at ({_reason(error)})"
 
@@ -267,7 +279,7 @@ class Lookup:
         except ValueError:  # a zero byte in the name
             return "missing_file", "is no possible file name"
         if not self.follow_outside and (self._leaves(path.parent) or (linked and leaves(self.root, path))):
-            return "outside_root", "links to a place outside the dataset; --follow-outside permits it"
+            return "outside_root", _OUTSIDE
         if stat.S_ISDIR(mode):
             return "missing_file", "is a folder"
         if not stat.S_ISREG(mode):
@@ -280,21 +292,20 @@ class Lookup:
         return self._folder_leaves[folder]
 
 
-def first_image(folder: Path) -> Path | None:
-    """The first image directly in a folder; None when it holds none or cannot be read."""
-    return next(_images_in(folder), None)
-
-
-def _images_in(folder: Path) -> Iterator[Path]:
+def holds_image(folder: Path) -> bool:
+    """Whether an image lies directly in a folder; False when the folder cannot be read."""
     try:
-        entries = sorted(folder.iterdir())
+        with os.scandir(folder) as entries:
+            return any(_is_image(entry) for entry in entries)
     except OSError:
-        return
-    for path in entries:
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        try:
-            if path.suffix.lower() in IMAGE_SUFFIXES or looks_like_image(path):
-                yield path
-        except OSError:
-            continue
+        return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    if entry.name.startswith(".") or not entry.is_file():
+        return False
+    path = Path(entry.path)
+    try:
+        return path.suffix.lower() in IMAGE_SUFFIXES or looks_like_image(path)
+    except OSError:
+        return False

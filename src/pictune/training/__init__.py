@@ -1,0 +1,1 @@
+"""How the weights move: the loop, optimizers, schedules, averaging, checkpoints."""

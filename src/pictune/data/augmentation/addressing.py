@@ -20,6 +20,7 @@ class Lane(IntEnum):
     IMAGE = 0  # position of the image in the dataset
     BATCH = 1  # number of the batch in the epoch: mixing
     ORDER = 2  # the order in which an epoch visits the images
+    DRAWING = 3  # number of a picture that is drawn, as for the demo
 
 
 def address(seed: int, epoch: int, position: int, *, lane: Lane = Lane.IMAGE) -> np.random.Generator:

@@ -29,18 +29,18 @@ _LIGHT: tuple[Entry, ...] = (
 )
 
 _MEDIUM: tuple[Entry, ...] = (
-    {"name": "random_resized_crop", "scale": [0.5, 1.0], "ratio": [0.8, 1.25]},
+    {"name": "random_resized_crop", "scale": [0.6, 1.0], "ratio": [0.8, 1.25]},
     {"name": "horizontal_flip", "probability": 0.5},
     {"name": "rotation", "degrees": 12},
-    {"name": "brightness", "strength": 0.25},
-    {"name": "contrast", "strength": 0.25},
-    {"name": "saturation", "strength": 0.25},
+    {"name": "brightness", "strength": 0.2},
+    {"name": "contrast", "strength": 0.2},
+    {"name": "saturation", "strength": 0.2},
     {"name": "hue", "degrees": 6},
     {"name": "blur", "sigma": [0.3, 1.2], "probability": 0.1},
 )
 
 _HEAVY: tuple[Entry, ...] = (
-    {"name": "random_resized_crop", "scale": [0.3, 1.0], "ratio": [0.7, 1.43]},
+    {"name": "random_resized_crop", "scale": [0.35, 1.0], "ratio": [0.7, 1.43]},
     {"name": "horizontal_flip", "probability": 0.5},
     {"name": "rotation", "degrees": 20},
     {"name": "shear", "degrees": 8, "probability": 0.5},

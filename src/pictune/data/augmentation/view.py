@@ -70,7 +70,8 @@ class View:
         half = self.size / 2
         onto_view = np.array(((2 * across / width, 0, -across), (0, 2 * down / height, -down), (0, 0, 1.0)))
         onto_square = np.array(((half, 0, half), (0, half, half), (0, 0, 1.0)))
-        return onto_square @ onto_view if step is None else onto_square @ step @ onto_view
+        whole: Matrix = onto_square @ (onto_view if step is None else step @ onto_view)
+        return whole
 
     def render(self, pixels: Pixels, matrix: Matrix) -> Pixels:
         """Draws a picture moved by a matrix: one warp, and one averaging beforehand if it shrinks a lot.

@@ -7,7 +7,17 @@ from typing import Any
 
 from pictune.evaluation.report import charts
 from pictune.evaluation.report.pictures import Album
-from pictune.evaluation.report.wording import HEADLINES, is_number, percent, percent_span, plural, title_of
+from pictune.evaluation.report.wording import (
+    HEADLINES,
+    SHARES,
+    amount,
+    is_number,
+    out_of,
+    percent_span,
+    plural,
+    span,
+    title_of,
+)
 
 Report = Mapping[str, Any]
 Context = dict[str, Any]
@@ -75,22 +85,19 @@ def _headline(report: Report) -> Context:
         "measure": measure,
         "sentence": report.get("sentence") or _verdict(report, name, measure),
         "seen": _seen(report),
-        "value": percent(measure.get("value")),
-        "span": percent_span(measure),
+        "value": amount(name or "", measure.get("value")),
+        "span": percent_span(measure) if name in SHARES else span(measure),
     }
 
 
 def _verdict(report: Report, name: str | None, measure: Report) -> str:
     who = report.get("run") or "The model"
     value = measure.get("value")
-    if not is_number(value):
+    if name is None or not is_number(value):
         return f"There is no headline number for {who}."
     if name == "accuracy":
-        sentence = f"{who} gets {percent(value)} of images right"
-    else:
-        sentence = f"{who} reaches a {title_of(name or '').lower().replace('f1', 'F1')} of {percent(value)}"
-    interval = percent_span(measure)
-    return f"{sentence}, give or take: {interval}." if interval else f"{sentence}."
+        return f"{who} gets about {out_of(value)} images right."
+    return f"{who} reaches a {title_of(name)} of {amount(name, value)}."
 
 
 def _seen(report: Report) -> str:

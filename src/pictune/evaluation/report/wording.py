@@ -53,6 +53,9 @@ METRICS: Mapping[str, tuple[str, str]] = {
 # The first of these that was measured opens the page.
 HEADLINES = ("accuracy", "map", "mean_iou", "macro_f1", "balanced_accuracy")
 
+# These are shares of images or pixels and read best in percent.
+SHARES = ("accuracy", "balanced_accuracy", "top5_accuracy", "exact_match", "subset_accuracy", "pixel_accuracy")
+
 
 def title_of(metric: str) -> str:
     """What a metric is called; an unknown one keeps its own name, made readable."""
@@ -95,6 +98,19 @@ def percent_span(measure: Mapping[str, Any]) -> str:
     """The interval of a measure in percent, such as 90.4 to 95.3 %; empty when it has none."""
     low, high = measure.get("low"), measure.get("high")
     return f"{100 * low:.1f} to {100 * high:.1f}\u202f%" if is_number(low) and is_number(high) else ""
+
+
+def amount(metric: str, value: Any) -> str:
+    """A metric's value as its readers write it: 93.2 % for a share, 0.871 for others."""
+    return percent(value) if metric in SHARES else number(value)
+
+
+def out_of(share: float) -> str:
+    """A share as a count that is easy to picture, such as 93 in 100; finer where 100 would claim too much."""
+    hundred = round(100 * share)
+    if hundred in (0, 100) and share not in (0, 1):
+        return f"{round(1000 * share)} in {count(1000)}"
+    return f"{hundred} in 100"
 
 
 def plural(amount: Any, noun: str, nouns: str = "") -> str:

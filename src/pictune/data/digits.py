@@ -1,0 +1,245 @@
+"""The demo's data: handwritten digits drawn onto photographs, made from what scikit-learn brings along.
+
+Every picture is known by construction: a `Placement` says which handwriting lies where, at what angle and
+in which colour, and the picture follows from it alone. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.data.augmentation.addressing import Lane, address
+from pictune.data.augmentation.geometry import affine, turn, zoom
+from pictune.data.augmentation.steps import Matrix, Pixels, between
+from pictune.errors import DataError
+from pictune.files import current_umask, disk_errors, sync_folder, write_json
+
+PICTURES_EACH = 4  # how many pictures show the same handwriting: the group that a split must not separate
+
+_MARK = "drawn.json"
+_VERSION = 1
+_CELLS = 8  # a bundled digit is 8 x 8 cells, each 0..16
+_LUMA = np.array((0.299, 0.587, 0.114))
+_SHADOW = 0.45  # how much light the shadow takes away
+
+Ink = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What the pictures are drawn from.
+
+    Args:
+        digits: ``[n, 8, 8]`` float32 in 0..1, 1 is ink.
+        labels: ``[n]`` the digits they show.
+        photographs: Each ``uint8 [height, width, 3]``, RGB.
+    """
+
+    digits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    photographs: tuple[Pixels, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Everything that decides one picture.
+
+    Args:
+        original: Index of the handwriting among scikit-learn's digits; the picture's group.
+        matrix: 3x3, from the digit's cells (0..8) to the picture, both in pixels.
+        photograph: Which photograph lies behind.
+        window: The part of it that is seen: left, top, side, in pixels.
+        lightness: How far the ink's brightness is from the background's, 0..255.
+        tint: The ink's hue in degrees and how colourful it is, 0..1.
+    """
+
+    original: int
+    matrix: Matrix
+    photograph: int
+    window: tuple[int, int, int]
+    lightness: float
+    tint: tuple[float, float]
+
+
+def draw_digits(folder: Path, *, images: int = 2000, size: int = 64, seed: int = 0) -> Path:
+    """Draws the demo's data set, or finds it drawn already.
+
+    Writes ``images/*.jpg`` and ``labels.csv`` (path, label, group). The group is the handwriting: each lies
+    on several pictures, so a split that ignores groups shows a model in training what it is tested on.
+    The same arguments give the same bytes. The folder appears complete or not at all.
+
+    Args:
+        folder: Where to; must not hold anything else.
+        images: How many pictures; classes are equally frequent up to one handwriting.
+        size: Their side in pixels, at least 16.
+        seed: Other pictures for another seed.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: When the folder holds something else (``folder_taken``).
+        MachineError: When the disk is full or may not be written.
+    """
+    assert images >= 1, images
+    assert size >= 16, size
+    mark = {"drawn_by": "pictune", "version": _VERSION, "images": images, "size": size, "seed": seed}
+    if _is_drawn(folder, mark):
+        return folder
+    with disk_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".drawing-", dir=folder.parent))
+        try:
+            _write(temporary, load_sources(), images=images, size=size, seed=seed)
+            write_json(temporary / _MARK, mark)
+            temporary.chmod(0o777 & ~current_umask())
+            # Another process may have finished the same drawing meanwhile: then its folder is as good.
+            if not _is_drawn(folder, mark):
+                temporary.rename(folder)
+                sync_folder(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _is_drawn(folder: Path, mark: dict[str, Any]) -> bool:
+    """Whether the very same data lie there already; false when nothing does."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    try:
+        found = json.loads((folder / _MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if found == mark:
+        return True
+    raise DataError(
+        f"{folder} holds something else",
+        code="folder_taken",
+        causes=[f"asked for {mark}", f"found {found or 'no digits drawn by pictune'}"],
+        instead="Name a new folder, or remove this one if you do not need it.",
+    )
+
+
+def _write(folder: Path, sources: Sources, *, images: int, size: int, seed: int) -> None:
+    (folder / "images").mkdir()
+    with (folder / "labels.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(("path", "label", "group"))
+        for position, placement in enumerate(placements(sources, images=images, size=size, seed=seed)):
+            path = f"images/{position:05d}.jpg"
+            picture = cv2.cvtColor(draw(placement, sources, size=size), cv2.COLOR_RGB2BGR)
+            _, code = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, 92))
+            (folder / path).write_bytes(code.tobytes())
+            table.writerow((path, sources.labels[placement.original], f"digit-{placement.original:04d}"))
+
+
+def load_sources() -> Sources:
+    """Scikit-learn's bundled digits (1,797 of 8 x 8 cells) and its two photographs."""
+    from sklearn.datasets import load_digits, load_sample_images  # noqa: PLC0415
+
+    digits = load_digits()
+    return Sources(
+        (digits.images / 16).astype(np.float32),
+        digits.target.astype(np.int64),
+        tuple(np.ascontiguousarray(photograph) for photograph in load_sample_images().images),
+    )
+
+
+def placements(sources: Sources, *, images: int, size: int, seed: int) -> Iterator[Placement]:
+    """What lies where on each picture, in the order of the files."""
+    originals = _originals(sources.labels, seed)
+    for position in range(images):
+        rng = address(seed, 0, position, lane=Lane.DRAWING)
+        yield _placed(originals[(position // PICTURES_EACH) % len(originals)], sources, size=size, rng=rng)
+
+
+def _originals(labels: NDArray[np.int64], seed: int) -> list[int]:
+    """Handwritings in a random order in which the ten digits take turns."""
+    rng = address(seed, 0, 0, lane=Lane.ORDER)
+    by_class = [rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in np.unique(labels)]
+    return [index for turn_of_all in zip(*by_class, strict=False) for index in turn_of_all]
+
+
+def _placed(original: int, sources: Sources, *, size: int, rng: np.random.Generator) -> Placement:
+    height = size * between(rng, 0.45, 0.85)  # of the digit, in pixels
+    # The digit's corners reach beyond its own width when it is turned; some may be cut off, ink hardly.
+    slack = (size - height) / 2
+    x, y = (size / 2 + between(rng, -slack, slack) for _ in range(2))
+    half = _CELLS / 2
+    matrix = (
+        affine(1, 0, x, 0, 1, y)
+        @ turn(between(rng, -20, 20))
+        @ zoom(height / _CELLS)
+        @ affine(between(rng, 0.8, 1.15), between(rng, -0.2, 0.2), 0, 0, 1, 0)
+        @ affine(1, 0, -half, 0, 1, -half)
+    )
+    photograph = int(rng.integers(len(sources.photographs)))
+    rows, columns = sources.photographs[photograph].shape[:2]
+    side = round(min(rows, columns) * between(rng, 0.2, 0.7))
+    window = (int(rng.integers(columns - side + 1)), int(rng.integers(rows - side + 1)), side)
+    return Placement(
+        original,
+        matrix,
+        photograph,
+        window,
+        lightness=between(rng, 70, 130),
+        tint=(between(rng, 0, 360), between(rng, 0.2, 1)),
+    )
+
+
+def draw(placement: Placement, sources: Sources, *, size: int) -> Pixels:
+    """The picture that a placement describes: background, shadow, ink; ``uint8 [size, size, 3]``."""
+    left, top, side = placement.window
+    part = sources.photographs[placement.photograph][top : top + side, left : left + side]
+    picture = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    ink = coverage(placement, sources, size=size)
+    behind = cv2.mean(picture, (ink > 0.1).astype(np.uint8))[:3]
+    distance = max(1.0, size / 32)
+    offset = np.array(((1, 0, distance), (0, 1, distance)))
+    shadow = cv2.GaussianBlur(cv2.warpAffine(ink, offset, (size, size)), (0, 0), distance)
+    picture *= 1 - _SHADOW * shadow[..., None]
+    picture += ink[..., None] * (np.array(_ink(placement, np.array(behind)), np.float32) - picture)
+    drawn: Pixels = np.rint(np.clip(picture, 0, 255)).astype(np.uint8)
+    return drawn
+
+
+def coverage(placement: Placement, sources: Sources, *, size: int) -> NDArray[np.float32]:
+    """How much of each pixel is ink, ``[size, size]`` in 0..1: the digit's soft mask."""
+    # Half a cell makes the step from corners, where our coordinates start, to centres, where OpenCV's do.
+    matrix = affine(1, 0, -0.5, 0, 1, -0.5) @ placement.matrix @ affine(1, 0, 0.5, 0, 1, 0.5)
+    cells = sources.digits[placement.original]
+    spread = cv2.warpAffine(cells, matrix[:2], (size, size), flags=cv2.INTER_CUBIC)
+    # A cell is grey where a pen passed through a part of it: its middle grey is the stroke's edge.
+    edge = np.clip((spread - 0.3) / 0.3, 0, 1)
+    soft: NDArray[np.float32] = edge * edge * (3 - 2 * edge)
+    return soft
+
+
+def _ink(placement: Placement, behind: NDArray[np.float64]) -> Ink:
+    """A colour of the placement's tint whose brightness is its distance away from what lies behind."""
+    luma = float(_LUMA @ behind)
+    # Away from the nearer end of the range, where there's room.
+    wanted = luma - placement.lightness if luma > 127 else luma + placement.lightness
+    hue, colourfulness = placement.tint
+    angles = np.radians(hue + np.array((0, 120, 240)))
+    chroma = np.cos(angles)
+    chroma -= _LUMA @ chroma  # no brightness of its own
+    room = min(
+        ((255 - wanted) if part > 0 else wanted) / abs(part)
+        for part in chroma.tolist()
+        if not math.isclose(part, 0)
+    )
+    red, green, blue = wanted + max(0.0, room) * colourfulness * chroma
+    return float(red), float(green), float(blue)

@@ -1,0 +1,211 @@
+"""Pretrained weights: from the hub, from a file, or none; always with a sentence that says what and why.
+
+No code and no pickled object is ever taken from anywhere: safetensors, or PyTorch files that hold
+nothing but tensors. What comes from the hub is checked against the SHA-256 that the hub names.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pictune.errors import WeightsError
+from pictune.models.hub import Hub, UnavailableError, brief, sha256_of
+from pictune.models.licences import check_licence
+from pictune.settings import suggestion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # names under which training scripts keep the weights
+PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+LARGEST = 4 * 2**30  # bytes; no backbone one would fine-tune on one machine is larger
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Where a network's first weights come from.
+
+    Args:
+        kind: ``hub``, ``file`` or ``none`` (every layer starts at random).
+        source: Hub repository or file name; empty for none.
+        licence: As the publisher names it; None when nobody says.
+        path: The file on this machine; None for none.
+        sha256: Of that file, hexadecimal; empty for none.
+        sentence: For people: what was chosen and why.
+    """
+
+    kind: Literal["hub", "file", "none"]
+    source: str
+    licence: str | None
+    path: Path | None
+    sha256: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Weights that the hub has for a network: its repository and the licence of the weights."""
+
+    repository: str
+    licence: str | None
+
+
+def find_weights(
+    wanted: str,
+    *,
+    network: str,
+    allow_licence: bool | Collection[str] = (),
+    cache: Path | None = None,
+    timeout: float = 10.0,
+    endpoint: str | None = None,
+    largest: int = LARGEST,
+) -> Weights:
+    """Finds the weights a network starts from, downloading them when needed.
+
+    What the hub's cache holds is used without asking the hub. A network that is off is noticed
+    within two seconds.
+
+    Args:
+        wanted: ``auto`` (the hub's if they can be had, else none), ``hub``, ``none``, or a path to a
+            ``.safetensors``, ``.pth`` or ``.pt`` file.
+        network: A name that `build_network` knows.
+        allow_licence: Licences accepted besides the permissive ones; True accepts any.
+        cache: Folder of the hub's cache; None is the usual one (``HF_HUB_CACHE``).
+        timeout: Seconds to wait for the hub's first answer.
+        endpoint: Address of the hub; None is ``HF_ENDPOINT`` or the public hub.
+        largest: Most bytes to download.
+
+    Raises:
+        WeightsError: When what is wanted cannot be had, is damaged, or its licence is not permitted.
+        MachineError: When the disk is full.
+    """
+    if wanted == "none":
+        return _none("Every layer starts at random, because model.weights is none.")
+    if wanted not in ("auto", "hub"):
+        return _from_file(Path(wanted))
+    try:
+        published = _published(network)
+        licence = check_licence(published.licence, of=published.repository, allowed=allow_licence)
+        hub = Hub(published.repository, cache=cache, timeout=timeout, endpoint=endpoint, largest=largest)
+        path, checksum, how = hub.find()
+    except UnavailableError as reason:
+        if wanted == "hub":
+            raise
+        return _none(
+            f"Every layer starts at random, because no pretrained weights could be had: {reason.message}. "
+            "With few pictures, expect a clearly worse model than one that starts from pretrained weights."
+        )
+    sentence = (
+        f"{network} starts from {published.repository} ({licence}), {how}; "
+        "its last layer is replaced by a new one for your classes."
+    )
+    return Weights("hub", published.repository, published.licence, path, checksum, sentence)
+
+
+def _none(sentence: str) -> Weights:
+    return Weights("none", "", None, None, "", sentence)
+
+
+def _from_file(path: Path) -> Weights:
+    if path.suffix.lower() not in SUFFIXES:
+        raise WeightsError(
+            f"model.weights={path} is neither auto, hub or none"
+            f"{suggestion(str(path), ('auto', 'hub', 'none'))}, nor a file of weights",
+            instead=f"Name a file that ends in {', '.join(SUFFIXES)}.",
+        )
+    if not path.is_file():
+        raise WeightsError(f"there is no file of weights at {path}", instead="Check the path.")
+    sentence = (
+        f"The network starts from the file {path.name} (its licence is for you to know); its last layer "
+        "is replaced by a new one, unless the file has one with as many outputs as you have classes."
+    )
+    return Weights("file", path.name, None, path, sha256_of(path), sentence)
+
+
+def _published(network: str) -> Published:
+    """What the hub has for a network, as timm's own list says.
+
+    Raises:
+        UnavailableError: When it has nothing.
+    """
+    import timm
+
+    card = None if network == "cnn" else timm.get_pretrained_cfg(network)
+    if card is None or not card.hf_hub_id:
+        raise UnavailableError(
+            f"nobody publishes weights for {network} on the hub",
+            instead="Use model.weights=none, name a file, or choose another network.",
+        )
+    return Published(card.hf_hub_id, card.license)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads a file of weights: names to tensors, on the CPU.
+
+    A training script's checkpoint is unwrapped by one rule: the tensors lie at the top, or in the
+    first of ``state_dict``, ``model_state_dict``, ``model`` that is there; and a ``module.`` or
+    ``_orig_mod.`` in front of every name is cut off.
+
+    Raises:
+        WeightsError: When the file is damaged, holds anything but tensors, or numbers that are not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    read = load_file if path.suffix.lower() == ".safetensors" else _read_pytorch
+    try:
+        content: object = read(path)
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no file of weights at {path}", instead="Check the path.") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"the weights {path.name} hold more than tensors, or are damaged; such a file "
+            "can run code, so it was not opened",
+            instead="Save the state_dict alone, best as .safetensors.",
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(
+            f"the weights {path.name} cannot be read: {brief(error)}",
+            instead="The file is damaged or of another kind; get it again.",
+        ) from error
+    return _checked(_unwrapped(content), path)
+
+
+def _read_pytorch(path: Path) -> object:
+    import torch
+
+    content: object = torch.load(path, map_location="cpu", weights_only=True)
+    return content
+
+
+def _unwrapped(content: object) -> object:
+    if isinstance(content, dict):
+        inner = next((content[name] for name in WRAPPERS if isinstance(content.get(name), dict)), content)
+        for prefix in PREFIXES:
+            if inner and all(str(name).startswith(prefix) for name in inner):
+                inner = {str(name).removeprefix(prefix): value for name, value in inner.items()}
+        return inner
+    return content
+
+
+def _checked(tensors: object, path: Path) -> dict[str, Tensor]:
+    from torch import Tensor
+
+    if not isinstance(tensors, dict) or not tensors:
+        raise WeightsError(
+            f"the weights {path.name} hold no named tensors", instead="Save a network's state_dict."
+        )
+    causes = [f"{name} is no tensor" for name, value in tensors.items() if not isinstance(value, Tensor)]
+    causes += [
+        f"{name} holds numbers that are not finite"
+        for name, value in tensors.items()
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if causes:
+        raise WeightsError(f"the weights {path.name} cannot be used", causes=causes[:10])
+    return tensors

@@ -1,0 +1,116 @@
+"""Classification: one class an image, or any number of them.
+
+Shapes: n images, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pictune.data.sample import Annotation, Labels
+from pictune.tasks.table import ClassTable
+from pictune.tasks.task import Prediction, Task, Tensors
+
+# (logits (n, k), targets (n, k), class weights (k) or None) -> scalar
+Loss = Callable[..., torch.Tensor]
+FLOOR = 1e-12  # a confidence below this counts as this in log-loss, so that one image can't make it infinite
+
+
+class Classification(Task):
+    """Which class (or classes) an image belongs to.
+
+    Args:
+        classes: Names in the order of the network's outputs.
+        multilabel: Any number of classes an image; otherwise exactly one.
+        threshold: From this confidence on a multi-label class is answered.
+        loss: What is minimised; None for a model that is only used.
+        class_weights: (k) weight of each class in the loss, or None.
+    """
+
+    name = "classification"
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        multilabel: bool = False,
+        threshold: float = 0.5,
+        loss: Loss | None = None,
+        class_weights: torch.Tensor | None = None,
+    ) -> None:
+        self.classes = tuple(classes)
+        self.multilabel = multilabel
+        self._threshold = threshold
+        self._loss = loss
+        self._class_weights = class_weights
+
+    def targets(self, annotations: Sequence[Annotation | None]) -> NDArray[np.float32]:
+        """(n, k) one-hot, or multi-hot when multi-label; unlabelled rows are all zero."""
+        column = {name: number for number, name in enumerate(self.classes)}
+        targets = np.zeros((len(annotations), len(self.classes)), np.float32)
+        for row, annotation in enumerate(annotations):
+            for name in annotation.names if annotation else ():
+                targets[row, column[name]] = 1.0
+        return targets
+
+    def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
+        """The one loss, called ``loss``."""
+        assert self._loss is not None, "this task was made for using a model, not for training one"
+        return {"loss": self._loss(network(batch.images), batch.targets, class_weights=self._class_weights)}
+
+    def activate(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Softmax, or one sigmoid a class when multi-label."""
+        return outputs.float().sigmoid() if self.multilabel else outputs.float().softmax(dim=-1)
+
+    def predict(self, keys: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
+        """The likeliest class, or every class over the threshold when multi-label."""
+        decided = self._decide(scores)
+        return [
+            Prediction(
+                key,
+                Labels(tuple(self.classes[i] for i in np.flatnonzero(chosen))),
+                {self.classes[i]: float(row[i]) for i in np.argsort(-row, kind="stable")},
+            )
+            for key, row, chosen in zip(keys, scores, decided, strict=True)
+        ]
+
+    def _decide(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
+        if self.multilabel:
+            return np.asarray(scores >= self._threshold)
+        decided = np.zeros(scores.shape, np.bool_)
+        if len(scores):
+            decided[np.arange(len(scores)), scores.argmax(axis=1)] = True
+        return decided
+
+    def score(
+        self,
+        keys: Sequence[str],
+        scores: NDArray[np.float64],
+        truths: Sequence[Annotation | None],
+        groups: NDArray[np.int64] | None,
+    ) -> ClassTable:
+        """One row an image."""
+        truth = self.targets(truths) > 0
+        return ClassTable(
+            tuple(keys), self.classes, truth, scores, self._decide(scores), not self.multilabel, groups
+        )
+
+    def quick(self, table: ClassTable) -> dict[str, float]:
+        """Accuracy, balanced accuracy, macro F1 (over the classes that are there) and log-loss."""
+        truth, decided = table.truth, table.decided
+        hits, support, answered = (truth & decided).sum(0), truth.sum(0), decided.sum(0)
+        there = (support + answered) > 0
+        labelled = support > 0
+        chosen = np.where(truth, table.scores, 1 - table.scores if self.multilabel else 1.0)
+        surprise = -np.log(np.clip(chosen, FLOOR, 1.0)).sum(1)
+        return {
+            "accuracy": float((truth == decided).all(1).mean()),
+            "balanced_accuracy": float((hits[labelled] / support[labelled]).mean()) if labelled.any() else 0.0,
+            "macro_f1": float((2 * hits[there] / (support + answered)[there]).mean()) if there.any() else 0.0,
+            "log_loss": float(surprise.mean() / (len(self.classes) if self.multilabel else 1)),
+        }

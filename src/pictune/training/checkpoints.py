@@ -1,0 +1,88 @@
+"""Checkpoints: one safetensors file that holds tensors and, in its header, everything else.
+
+One file is one rename, so a checkpoint is whole or absent. No pickle is involved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from pictune.errors import RunError
+from pictune.files import replace_file
+
+Tensors = dict[str, torch.Tensor]
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes tensors and facts in one step.
+
+    Args:
+        path: The file.
+        tensors: By name; copied to the CPU.
+        facts: Anything JSON can hold.
+    """
+    whole = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+    header = {"facts": json.dumps(facts, allow_nan=False)}
+    replace_file(path, lambda temporary: save_file(whole, temporary, metadata=header))
+
+
+def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """The tensors and facts of a checkpoint.
+
+    Raises:
+        RunError: When the file is absent or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as stream:
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+            facts = json.loads((stream.metadata() or {}).get("facts", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(f"the checkpoint {path.name} cannot be read: {error}") from None
+    return tensors, facts
+
+
+def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """The same tensors under ``prefix/name``."""
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """The tensors under ``prefix/``, without the prefix."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
+    """An optimizer's memory as tensors by ``parameter/key`` and plain values by the same names."""
+    tensors: Tensors = {}
+    plain: dict[str, Any] = {}
+    for number, memory in optimizer.state_dict()["state"].items():
+        for key, value in memory.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{number}/{key}"] = value
+            else:
+                plain[f"{number}/{key}"] = value
+    return tensors, plain
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
+    """Gives an optimizer its memory back, each tensor laid out in memory like its parameter."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, value in {**tensors, **plain}.items():
+        number, key = name.split("/", 1)
+        parameter = parameters[int(number)]
+        if isinstance(value, torch.Tensor):
+            value = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value.clone()
+        optimizer.state[parameter][key] = value
+
+
+def load_network(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copies tensors into a network; every name must fit."""
+    network.load_state_dict(dict(tensors), strict=True)

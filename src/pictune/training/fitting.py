@@ -1,0 +1,356 @@
+"""The training loop: one function a stage, nothing hidden, no task's name.
+
+A step's randomness is addressed by (seed, epoch, step) and a schedule is a function of progress,
+so a checkpoint needs no generator and a resumed run equals an uninterrupted one bit for bit.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from pictune.data.loading import Batch, Loader
+from pictune.errors import DivergedError, MachineError, StoppedError
+from pictune.run import Journal
+from pictune.tasks.task import Task, Tensors
+from pictune.training import checkpoints
+from pictune.training.averaging import MovingAverage
+from pictune.training.machine import LAYOUTS, Arithmetic, Machine, addressed_randomness, is_out_of_memory
+from pictune.training.optimizers import MakeOptimizer, parameter_groups
+from pictune.training.schedules import Schedule
+
+HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "log_loss": False}
+MOST_HALVINGS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how carefully the weights move.
+
+    Args:
+        cycles: Epochs of each run of the schedule; more than one after a run was extended.
+        accumulate: Batches whose gradients make one step.
+        clip: Largest norm of the gradient; 0 for none.
+        ema: Decay of the averaged weights; 0 for none.
+        early_stopping: Epochs without gain before stopping; 0 for never.
+        select_by: Which of the task's quick numbers chooses the best weights.
+        seed: Where all randomness starts.
+        checkpoint_seconds: Longest time between two checkpoints.
+    """
+
+    cycles: tuple[int, ...]
+    accumulate: int = 1
+    clip: float = 0.0
+    ema: float = 0.0
+    early_stopping: int = 0
+    select_by: str = "accuracy"
+    seed: int = 0
+    checkpoint_seconds: float = 300.0
+
+    @property
+    def epochs(self) -> int:
+        """All epochs of all cycles."""
+        return sum(self.cycles)
+
+    def place(self, done: float) -> tuple[float, int]:
+        """Where a moment stands in its cycle: epochs done in it, and its length."""
+        start = 0
+        for length in self.cycles:
+            if done < start + length or start + length == self.epochs:
+                return done - start, length
+            start += length
+        raise AssertionError("a plan has at least one cycle")
+
+
+class Watcher(Protocol):
+    """Who is told how training goes; a progress bar, a web page, a test."""
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
+        """Called after every batch."""
+
+    def epoch(self, facts: Mapping[str, Any]) -> None:
+        """Called after every epoch with its line of the journal."""
+
+    def say(self, sentence: str) -> None:
+        """Called when something happened that a person should know."""
+
+
+@dataclass
+class Progress:
+    """How far training has come: all that a checkpoint must hold beside tensors."""
+
+    epoch: int = 0
+    batch: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    scores: list[float] = field(default_factory=list)
+    best_epoch: int = -1
+    halvings: int = 0
+    journal: int = 0
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Everything one training needs, joined by a verb.
+
+    Args:
+        network: Learns in place.
+        task: Names the losses.
+        loader: Training pictures.
+        validate: Takes a network in evaluation mode, gives the task's quick numbers.
+        make_optimizer: Builds the optimizer from parameter groups.
+        weight_decay: For matrices and filters; never for biases and normalisation.
+        schedule: Share of the highest rate at each moment.
+        plan: How long and how carefully.
+        machine: Where.
+        arithmetic: In which precision and layout.
+        folder: Where checkpoints lie.
+        journal: Where facts of learning are written.
+        names: File names by position, for naming the pictures of a bad batch.
+        watcher: Who is told.
+        stop: Gives the signal that asks to stop, or 0.
+    """
+
+    network: nn.Module
+    task: Task
+    loader: Loader
+    validate: Callable[[nn.Module], dict[str, float]]
+    make_optimizer: MakeOptimizer
+    weight_decay: float
+    schedule: Schedule
+    plan: Plan
+    machine: Machine
+    arithmetic: Arithmetic
+    folder: Path
+    journal: Journal
+    names: Sequence[str]
+    watcher: Watcher
+    stop: Callable[[], int]
+
+
+def fit(job: Fit) -> Progress:
+    """Trains until the plan is done, from the newest checkpoint if there is one.
+
+    Returns:
+        How far it came; the best weights lie in the folder (see `best_weights`).
+
+    Raises:
+        DivergedError: When a loss or gradient is no finite number; the weights were not moved by it.
+        StoppedError: When a signal came; a checkpoint was written first.
+    """
+    return _Fitting(job).run()
+
+
+def best_weights(folder: Path, progress: Progress) -> dict[str, torch.Tensor]:
+    """The weights that did best on the validation pictures."""
+    return checkpoints.load_checkpoint(folder / f"best-{progress.best_epoch}.safetensors")[0]
+
+
+class _Fitting:
+    """The moving parts of one training."""
+
+    def __init__(self, job: Fit) -> None:
+        self.job = job
+        layout = LAYOUTS[job.arithmetic.memory_format]
+        self.network = job.network.to(job.machine.device, memory_format=layout)
+        self.optimizer = job.make_optimizer(parameter_groups(self.network, weight_decay=job.weight_decay))
+        self.accelerator = job.machine.accelerator(job.arithmetic.precision)
+        self.wrapped, self.stepper = self.accelerator.prepare(self.network, self.optimizer)
+        self.average = MovingAverage(self.network, decay=job.plan.ema) if job.plan.ema else None
+        self.highest = [group["lr"] for group in self.optimizer.param_groups]
+        self.progress = Progress()
+        self.saved_at = time.monotonic()
+        self.window: list[tuple[int, Batch]] = []  # batches since the last step
+
+    @property
+    def last(self) -> Path:
+        return self.job.folder / "last.safetensors"
+
+    def run(self) -> Progress:
+        if self.last.exists():
+            self.restore()
+        else:
+            self.save()  # so that a kill before the first interval still finds a beginning
+        plan, progress = self.job.plan, self.progress
+        progress.done = progress.done and progress.epoch >= plan.epochs
+        while progress.epoch < plan.epochs and not progress.done:
+            self.train_epoch()
+            self.close_epoch()
+        return progress
+
+    def train_epoch(self) -> None:
+        """The rest of the current epoch, batch by batch."""
+        job, progress = self.job, self.progress
+        self.wrapped.train()
+        total = len(job.loader)
+        for batch in job.loader.batches(progress.epoch, start=progress.batch):
+            self.set_rate(progress.epoch + progress.batch / total)
+            closes = (progress.batch + 1) % job.plan.accumulate == 0 or progress.batch + 1 == total
+            loss = self.learn(batch, closes=closes)
+            progress.loss_sum += loss
+            progress.batch += 1
+            job.watcher.step(progress.epoch, job.plan.epochs, progress.batch, total, loss)
+            if closes:
+                self.maybe_save()
+
+    def learn(self, batch: Batch, *, closes: bool) -> float:
+        """One batch: gradients, and a step when ``closes``. Halves the micro-batch when memory runs out."""
+        self.window.append((self.progress.batch, batch))
+        loss = self.gradients_within_memory(batch)
+        if closes:
+            self.check_gradients(batch)
+            self.stepper.step()
+            self.progress.steps += 1
+            if self.average is not None:
+                self.average.follow(self.network, step=self.progress.steps)
+            self.optimizer.zero_grad(set_to_none=True)
+            self.window.clear()
+        return loss
+
+    def gradients_within_memory(self, batch: Batch) -> float:
+        """A batch's gradients; when memory runs out, those of all batches since the last step, in smaller pieces."""
+        try:
+            return self.gradients(self.progress.batch, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        while self.progress.halvings < MOST_HALVINGS:
+            self.progress.halvings += 1
+            self.job.watcher.say(
+                f"Memory ran out: a batch of {len(batch.images)} is now computed in "
+                f"{2**self.progress.halvings} pieces; the recipe stays the same."
+            )
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                return [self.gradients(number, waiting) for number, waiting in self.window][-1]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+        raise MachineError(
+            f"memory ran out even with a batch of {len(batch.images)} in {2**MOST_HALVINGS} pieces",
+            instead="Use a smaller --image-size, --batch-size or --model; the last checkpoint is intact.",
+        )
+
+    def gradients(self, number: int, batch: Batch) -> float:
+        """Adds the gradients of batch ``number`` of this epoch to what is there; returns its loss."""
+        job, progress = self.job, self.progress
+        whole = len(batch.images)
+        size = math.ceil(whole / 2**progress.halvings)
+        summed = 0.0
+        with addressed_randomness(job.plan.seed, progress.epoch, number, job.machine.device):
+            for first in range(0, whole, size):
+                tensors = to_device(batch, slice(first, first + size), job.machine.device)
+                share = len(tensors.images) / whole
+                with self.accelerator.autocast():
+                    losses = job.task.losses(self.wrapped, tensors)
+                loss = torch.stack(list(losses.values())).sum()
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise self.diverged("The loss", value, batch)
+                self.accelerator.backward(loss * (share / job.plan.accumulate))
+                summed += value * share
+        return summed
+
+    def check_gradients(self, batch: Batch) -> None:
+        """Clips the gradient, and stops before a step that is not finite."""
+        learning = [p for p in self.network.parameters() if p.grad is not None]
+        norm = float(self.accelerator.clip_grad_norm_(learning, self.job.plan.clip or math.inf))
+        scaler = self.accelerator.scaler
+        if not math.isfinite(norm) and scaler is None:  # an fp16 scaler skips such a step by itself
+            raise self.diverged("The gradient", norm, batch)
+
+    def diverged(self, what: str, value: float, batch: Batch) -> DivergedError:
+        files = [self.job.names[int(p)] for p in batch.positions]
+        shown = [*files[:32], *([f"and {len(files) - 32} more"] if len(files) > 32 else [])]
+        where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
+        self.job.journal.add("diverged", what=what, epoch=self.progress.epoch, batch=self.progress.batch, files=files)
+        return DivergedError(
+            f"{what} became {value} in {where}; the weights were not moved by it. Its pictures:",
+            causes=shown,
+            instead="Look at these pictures, or lower the rate: --lr " + f"{self.highest[0] / 10:g}",
+        )
+
+    def set_rate(self, done: float) -> None:
+        scores = self.progress.scores
+        factor = self.job.schedule(*self.job.plan.place(done), scores)
+        for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
+            group["lr"] = highest * factor
+
+    def close_epoch(self) -> None:
+        """Validates, keeps the best weights, writes the journal and a checkpoint."""
+        job, progress = self.job, self.progress
+        judged = self.average.network if self.average is not None else self.network
+        rate = self.optimizer.param_groups[0]["lr"]
+        quick = job.validate(judged)
+        sign = 1.0 if HIGHER_IS_BETTER[job.plan.select_by] else -1.0
+        score = sign * quick[job.plan.select_by]
+        if not progress.scores or score > max(progress.scores):
+            progress.best_epoch = progress.epoch
+            checkpoints.save_checkpoint(job.folder / f"best-{progress.epoch}.safetensors", judged.state_dict(), quick)
+        progress.scores.append(score)
+        facts = {
+            "epoch": progress.epoch + 1,
+            "train_loss": progress.loss_sum / len(job.loader),
+            "learning_rate": rate,
+            **{f"val_{name}": value for name, value in quick.items()},
+            "best": progress.best_epoch == progress.epoch,
+        }
+        job.journal.add("epoch", **facts)
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        waited = progress.epoch - 1 - progress.best_epoch
+        progress.done = progress.epoch >= job.plan.epochs or 0 < job.plan.early_stopping <= waited
+        self.save()
+        job.watcher.epoch(facts)
+
+    def maybe_save(self) -> None:
+        signal = self.job.stop()
+        if signal or time.monotonic() - self.saved_at > self.job.plan.checkpoint_seconds:
+            self.save()
+        if signal:
+            at = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
+            raise StoppedError(f"Stopped and saved at {at}. The same command goes on from here.", signal=signal)
+
+    def save(self) -> None:
+        """Writes the checkpoint, then removes best weights that it no longer names."""
+        self.progress.journal = self.job.journal.sync()
+        memory, plain = checkpoints.pack_optimizer(self.optimizer)
+        tensors = {**checkpoints.prefixed("network", self.network.state_dict()), **checkpoints.prefixed("optimizer", memory)}
+        if self.average is not None:
+            tensors |= checkpoints.prefixed("average", self.average.network.state_dict())
+        scaler = self.accelerator.scaler
+        facts = {
+            "progress": vars(self.progress),
+            "optimizer": plain,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        checkpoints.save_checkpoint(self.last, tensors, facts)
+        for old in self.job.folder.glob("best-*.safetensors"):
+            if old.name != f"best-{self.progress.best_epoch}.safetensors":
+                old.unlink()
+        self.saved_at = time.monotonic()
+
+    def restore(self) -> None:
+        """Goes back to the newest checkpoint: tensors, progress and the journal's length."""
+        tensors, facts = checkpoints.load_checkpoint(self.last)
+        self.progress = Progress(**facts["progress"])
+        checkpoints.load_network(self.network, checkpoints.below("network", tensors))
+        checkpoints.unpack_optimizer(self.optimizer, checkpoints.below("optimizer", tensors), facts["optimizer"])
+        if self.average is not None:
+            checkpoints.load_network(self.average.network, checkpoints.below("average", tensors))
+        if self.accelerator.scaler is not None and facts["scaler"]:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self.job.journal.cut(self.progress.journal)
+
+
+def to_device(batch: Batch, part: slice, device: torch.device) -> Tensors:
+    """A slice of a batch as tensors on the device."""
+    images = torch.from_numpy(batch.images[part]).to(device, non_blocking=True)
+    return Tensors(images, torch.from_numpy(batch.targets[part]).to(device, non_blocking=True))
