@@ -97,3 +97,19 @@ def sweep(folder: Path) -> None:
     """Removes temporary files that a killed process left in a folder."""
     for leftover in folder.glob(".tmp-*"):
         leftover.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where decoded pictures and other things that can be made again are kept.
+
+    ``PICTUNE_CACHE``, else ``XDG_CACHE_HOME/pictune``, else ``~/.cache/pictune``, else a folder of
+    this user's below the system's temporary folder.
+    """
+    if named := os.environ.get("PICTUNE_CACHE"):
+        return Path(named)
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "pictune"
+    try:
+        return Path.home() / ".cache" / "pictune"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"pictune-{os.getuid()}"

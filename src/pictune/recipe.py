@@ -39,12 +39,15 @@ class DataSection:
     """Which pictures are used, and how they are read."""
 
     task: Annotated[str, Setting("what the model learns", choices=("auto", "classification"))] = "auto"
-    format: Annotated[str, Setting("how the data are laid out", choices=("auto", "folders", "table"))] = "auto"
+    format: Annotated[str, Setting("how the data are laid out", choices=("auto", "folders", "table"))] = (
+        "auto"
+    )
     image_column: Annotated[str | None, Setting("table column with the picture's path")] = None
     label_column: Annotated[str | None, Setting("table column with the label or labels")] = None
     label_separator: Annotated[str | None, Setting("what separates several labels in one field")] = None
     group_by: Annotated[
-        str | None, Setting("what must stay together: a column, re:<regular expression>, exif:date, exif:camera")
+        str | None,
+        Setting("what must stay together: a column, re:<regular expression>, exif:date, exif:camera"),
     ] = None
     allow_leaks: Annotated[bool, Setting("train even if a picture is in two splits")] = False
     follow_outside: Annotated[bool, Setting("follow links that leave the folder")] = False
@@ -58,7 +61,9 @@ class SplitSection:
     """Which pictures are learnt from, which choose, and which judge."""
 
     val: Annotated[float, Setting("share kept to choose the best weights", above=0, high=0.5)] = 0.15
-    test: Annotated[float, Setting("share kept to judge at the end; 0 declares it absent", low=0, high=0.5)] = 0.15
+    test: Annotated[
+        float, Setting("share kept to judge at the end; 0 declares it absent", low=0, high=0.5)
+    ] = 0.15
     near_duplicates: Annotated[bool, Setting("keep near-duplicate pictures in one split")] = True
 
 
@@ -68,13 +73,18 @@ class ModelSection:
 
     name: Annotated[str, Setting("auto, cnn, or any timm backbone")] = "auto"
     weights: Annotated[str, Setting("auto | hub | none | <file>.safetensors or .pth")] = "auto"
-    image_size: Annotated[int | Auto, Setting("side of the square the network sees, pixels", low=16, high=2048)] = "auto"
+    image_size: Annotated[
+        int | Auto, Setting("side of the square the network sees, pixels", low=16, high=2048)
+    ] = "auto"
     fit: Annotated[
         str, Setting("how a picture that is not square is fitted", choices=("crop", "squash", "pad"))
     ] = "crop"
-    dropout: Annotated[float, Setting("dropout before the last layer", low=0, high=0.9, search=Search(0, 0.5))] = 0.0
+    dropout: Annotated[
+        float, Setting("dropout before the last layer", low=0, high=0.9, search=Search(0, 0.5))
+    ] = 0.0
     stochastic_depth: Annotated[
-        float, Setting("share of residual branches skipped in training", low=0, high=0.9, search=Search(0, 0.3))
+        float,
+        Setting("share of residual branches skipped in training", low=0, high=0.9, search=Search(0, 0.3)),
     ] = 0.0
     allow_licence: Annotated[str | None, Setting("accept weights under this non-permissive licence")] = None
 
@@ -87,7 +97,8 @@ class AugmentationSection:
         str, Setting("a named list of steps", choices=("auto", "none", "light", "medium", "heavy", "custom"))
     ] = "auto"
     steps: Annotated[
-        tuple[Mapping[str, Any], ...], Setting("the steps when preset is custom, such as {name: rotation, degrees: 15}")
+        tuple[Mapping[str, Any], ...],
+        Setting("the steps when preset is custom, such as {name: rotation, degrees: 15}"),
     ] = ()
 
 
@@ -96,20 +107,29 @@ class TrainingSection:
     """How long and how carefully the weights move."""
 
     epochs: Annotated[int | Auto, Setting("passes over the training pictures", low=1)] = "auto"
-    batch_size: Annotated[int | Auto, Setting("pictures a step", low=1, search=Search(choices=(16, 32, 64)))] = "auto"
+    batch_size: Annotated[
+        int | Auto, Setting("pictures a step", low=1, search=Search(choices=(16, 32, 64)))
+    ] = "auto"
     accumulate: Annotated[int, Setting("batches whose gradients are added up to one step", low=1)] = 1
     precision: Annotated[
         str, Setting("arithmetic; auto measures this network", choices=("auto", "fp32", "bf16", "fp16"))
     ] = "auto"
     memory_format: Annotated[
-        str, Setting("order of a tensor's axes; auto measures", choices=("auto", "channels_last", "contiguous"))
+        str,
+        Setting("order of a tensor's axes; auto measures", choices=("auto", "channels_last", "contiguous")),
     ] = "auto"
-    ema: Annotated[float, Setting("decay of the averaged weights; 0 switches it off", low=0, high=0.99999)] = 0.998
-    early_stopping: Annotated[int, Setting("epochs without gain before stopping; 0 switches it off", low=0)] = 0
+    ema: Annotated[
+        float, Setting("decay of the averaged weights; 0 switches it off", low=0, high=0.99999)
+    ] = 0.998
+    early_stopping: Annotated[
+        int, Setting("epochs without gain before stopping; 0 switches it off", low=0)
+    ] = 0
     class_weights: Annotated[
         str, Setting("weight of each class in the loss", choices=("none", "balanced"))
     ] = "none"
-    sampling: Annotated[str, Setting("how often each class is drawn", choices=("uniform", "balanced"))] = "uniform"
+    sampling: Annotated[str, Setting("how often each class is drawn", choices=("uniform", "balanced"))] = (
+        "uniform"
+    )
     clip: Annotated[float, Setting("largest norm of the gradient; 0 switches it off", low=0)] = 5.0
     select_by: Annotated[
         str,
@@ -121,7 +141,9 @@ class TrainingSection:
     seed: Annotated[int, Setting("where all randomness starts", low=0, high=2**31 - 1)] = 0
     device: Annotated[str, Setting("auto, cpu, cuda or cuda:<n>")] = "auto"
     threads: Annotated[int, Setting("threads of arithmetic on the CPU; 0 takes all", low=0)] = 0
-    workers: Annotated[int, Setting("threads that prepare pictures beside training; 0 prepares in line", low=0)] = 1
+    workers: Annotated[
+        int, Setting("threads that prepare pictures beside training; 0 prepares in line", low=0)
+    ] = 1
     checkpoint_minutes: Annotated[float, Setting("longest time between checkpoints", above=0)] = 5.0
 
 
@@ -250,7 +272,9 @@ def _read_choice(name: str, values: Mapping[str, Any], table: Parts[Any]) -> tup
         ]
     if not isinstance(chosen, str) or chosen not in table:
         near = suggestion(str(chosen), table)
-        return Choice(), [f"{name}.name: there is no {table.kind} called {chosen!r}{near or '; choose one of ' + ', '.join(table)}"]
+        return Choice(), [
+            f"{name}.name: there is no {table.kind} called {chosen!r}{near or '; choose one of ' + ', '.join(table)}"
+        ]
     complete, mistakes = table[chosen].check(given, name)
     return Choice(chosen, MappingProxyType(complete)), mistakes
 

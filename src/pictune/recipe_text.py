@@ -74,7 +74,13 @@ def _choice_lines(section: str, choice: Choice, tables: Tables, reasons: Mapping
 
 
 def _line(name: str, value: object, note: str) -> str:
-    plain = [dict(v) if isinstance(v, Mapping) else v for v in value] if isinstance(value, tuple | list) else value
-    text = yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    plain = (
+        [dict(v) if isinstance(v, Mapping) else v for v in value]
+        if isinstance(value, tuple | list)
+        else value
+    )
+    text = (
+        yaml.safe_dump(plain, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    )
     line = f"  {name}: {text}"
     return f"{line:<{COLUMN}} # {note}" if note else line

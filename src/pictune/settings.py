@@ -141,9 +141,7 @@ class Part(Generic[T]):
         ]
         complete: dict[str, Any] = {}
         for name, (kind, setting, default) in self.settings.items():
-            value, mistake = (
-                check_value(given[name], kind, setting) if name in given else (default, None)
-            )
+            value, mistake = check_value(given[name], kind, setting) if name in given else (default, None)
             complete[name] = value
             if mistake:
                 mistakes.append(f"{where}.{name}: {mistake}")

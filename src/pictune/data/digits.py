@@ -26,12 +26,13 @@ from pictune.data.augmentation.steps import Matrix, Pixels, between
 from pictune.errors import DataError
 from pictune.files import current_umask, disk_errors, sync_folder, write_json
 
-PICTURES_EACH = 4  # how many pictures show the same handwriting: the group that a split must not separate
+PICTURES_EACH = 3  # how many pictures show the same handwriting: the group that a split must not separate
 
 _MARK = "drawn.json"
 _VERSION = 1
 _CELLS = 8  # a bundled digit is 8 x 8 cells, each 0..16
 _LUMA = np.array((0.299, 0.587, 0.114))
+_OUT_OF_FOCUS = 1 / 48  # blur of the background, as a share of the picture's side
 _SHADOW = 0.45  # how much light the shadow takes away
 
 Ink = tuple[float, float, float]
@@ -147,7 +148,7 @@ def _write(folder: Path, sources: Sources, *, images: int, size: int, seed: int)
 
 def load_sources() -> Sources:
     """Scikit-learn's bundled digits (1,797 of 8 x 8 cells) and its two photographs."""
-    from sklearn.datasets import load_digits, load_sample_images  # noqa: PLC0415
+    from sklearn.datasets import load_digits, load_sample_images
 
     digits = load_digits()
     return Sources(
@@ -173,14 +174,14 @@ def _originals(labels: NDArray[np.int64], seed: int) -> list[int]:
 
 
 def _placed(original: int, sources: Sources, *, size: int, rng: np.random.Generator) -> Placement:
-    height = size * between(rng, 0.45, 0.85)  # of the digit, in pixels
+    height = size * between(rng, 0.6, 0.9)  # of the digit, in pixels
     # The digit's corners reach beyond its own width when it is turned; some may be cut off, ink hardly.
     slack = (size - height) / 2
     x, y = (size / 2 + between(rng, -slack, slack) for _ in range(2))
     half = _CELLS / 2
     matrix = (
         affine(1, 0, x, 0, 1, y)
-        @ turn(between(rng, -20, 20))
+        @ turn(between(rng, -12, 12))
         @ zoom(height / _CELLS)
         @ affine(between(rng, 0.8, 1.15), between(rng, -0.2, 0.2), 0, 0, 1, 0)
         @ affine(1, 0, -half, 0, 1, -half)
@@ -194,7 +195,7 @@ def _placed(original: int, sources: Sources, *, size: int, rng: np.random.Genera
         matrix,
         photograph,
         window,
-        lightness=between(rng, 70, 130),
+        lightness=between(rng, 90, 150),
         tint=(between(rng, 0, 360), between(rng, 0.2, 1)),
     )
 
@@ -204,6 +205,7 @@ def draw(placement: Placement, sources: Sources, *, size: int) -> Pixels:
     left, top, side = placement.window
     part = sources.photographs[placement.photograph][top : top + side, left : left + side]
     picture = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
+    picture = cv2.GaussianBlur(picture, (0, 0), size * _OUT_OF_FOCUS)
     ink = coverage(placement, sources, size=size)
     behind = cv2.mean(picture, (ink > 0.1).astype(np.uint8))[:3]
     distance = max(1.0, size / 32)

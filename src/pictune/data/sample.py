@@ -86,9 +86,7 @@ class Dataset:
             name: tuple(sorted(new_position[i] for i in members if i in new_position))
             for name, members in self.splits.items()
         }
-        return replace(
-            self, samples=tuple(self.samples[i] for i in chosen), splits=MappingProxyType(splits)
-        )
+        return replace(self, samples=tuple(self.samples[i] for i in chosen), splits=MappingProxyType(splits))
 
     def split(self, name: str) -> Dataset:
         """The samples of one split.

@@ -1,10 +1,10 @@
-"""What lies in a folder: a walk that opens nothing it need not open and follows nothing it must not.
+r"""What lies in a folder: a walk that opens nothing it need not open and follows nothing it must not.
 
 Every entry is looked at with ``lstat`` first; only regular files are ever opened, so a pipe, a
 socket or a device can't hang the walk. The order is that of the keys and the same on every machine.
 
 A *key* is a path relative to the root, with forward slashes, that can be printed and written as
-JSON: a byte that is no UTF-8 is written ``\\xff``, a control character ``\\x0a`` or ``\\u0085``,
+JSON: a byte that is no UTF-8 is written ``\xff``, a control character ``\x0a`` or ``\u0085``,
 and a backslash is doubled, so two files never share a key.
 """
 
@@ -20,11 +20,10 @@ from pathlib import Path
 
 from pictune.data.finding import Finding, Outcome
 
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm "
-    # These are pictures too. Decoding says of each whether it can be read, so that none is lost in silence.
-    ".heic .heif .avif .jxl .jp2 .j2k .svg .psd .eps".split()
-)
+_READ = ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm"
+# These are pictures too. Decoding says of each whether it can be read, so that none is lost in silence.
+_RARE = ".heic .heif .avif .jxl .jp2 .j2k .svg .psd .eps"
+IMAGE_SUFFIXES = frozenset(f"{_READ} {_RARE}".split())
 _IGNORED_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "__pycache__"})
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _MAGIC_BOXES = (b"heic", b"heix", b"mif1", b"avif", b"avis")
@@ -101,7 +100,7 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A folder to be entered: its names, its place, its ancestors' identities, and whether a link led here."""
+    """A folder to be entered: names, place, the identities of its ancestors, whether a link led here."""
 
     parts: tuple[str, ...]
     path: str
@@ -119,13 +118,13 @@ def scan(root: Path, *, follow_outside: bool = False) -> Listing:
         root: An existing folder.
         follow_outside: Whether links may leave the root.
     """
-    return _Walk(root, follow_outside).run()
+    return _Walk(root, follow_outside=follow_outside).run()
 
 
 class _Walk:
     """One walk: the stack of folders still to enter, and what was found so far."""
 
-    def __init__(self, root: Path, follow_outside: bool) -> None:  # noqa: FBT001
+    def __init__(self, root: Path, *, follow_outside: bool) -> None:
         self.root = root
         self.follow_outside = follow_outside
         self.images: list[FoundImage] = []
@@ -214,7 +213,7 @@ class _Walk:
         if suffix not in IMAGE_SUFFIXES:
             try:
                 if not looks_like_image(path):
-                    self.ignored[f"*{escape(suffix)}" if suffix else "no image"] += 1
+                    self.ignored[f"*{escape(suffix)}" if suffix else "without ending"] += 1
                     return
             except OSError as error:
                 self._leave_out(parts, "unreadable", f"cannot be opened ({_reason(error)})")

@@ -56,8 +56,11 @@ class Cnn(nn.Module):
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:  # noqa: FBT001, FBT002 - timm's signature
         """A feature map [n, d, h', w'] to outputs [n, k], or to [n, d] just before the last layer."""
-        pooled = self.drop(features.mean(dim=(2, 3)))
-        return pooled if pre_logits else self.fc(pooled)
+        pooled: Tensor = self.drop(features.mean(dim=(2, 3)))
+        if pre_logits:
+            return pooled
+        outputs: Tensor = self.fc(pooled)
+        return outputs
 
     def get_classifier(self) -> nn.Module:
         """The last layer."""

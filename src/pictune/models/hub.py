@@ -62,7 +62,7 @@ class Hub:
             raise WeightsError(
                 f"the weights {self.repository} arrived damaged: their SHA-256 is {checksum}, "
                 f"the hub names {expected}; the file was deleted",
-                instead="Run the same command again; if it stays so, something on the way changes what you download.",
+                instead="Run the same command again; if it stays so, something on the way changes downloads.",
             )
         return path, checksum, "downloaded from the hub and checked"
 
@@ -123,10 +123,10 @@ class Hub:
                 instead="Free some space, or move the cache with HF_HUB_CACHE.",
             )
 
-        class Bar(tqdm):  # type: ignore[misc, valid-type]
+        class Bar(tqdm):  # type: ignore[misc]
             """Progress that gives up when the same bytes keep coming and the file never ends."""
 
-            received = 0
+            received = 0.0
 
             def update(self, n: float | None = 1) -> bool | None:
                 self.received += max(n or 0, 0)
@@ -149,14 +149,14 @@ class Hub:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise MachineError(f"the disk of {home} is full", instead="Free some space.") from error
             raise WeightsError(
-                f"the download of {self.repository} did not finish ({brief(error)}); nothing half-done was kept",
+                f"the download of {self.repository} did not finish ({brief(error)}); nothing was kept",
                 instead="Run the same command again, or go on without: model.weights=none.",
             ) from error
 
     def _refused(self, status: int) -> UnavailableError:
         if status in (401, 403):
             return self._unavailable(
-                f"the hub gives {self.repository} only to people who log in or agree to its conditions ({status})",
+                f"the hub gives {self.repository} only to those who log in or agree to its terms ({status})",
                 f"Visit {self.endpoint}/{self.repository}, then set HF_TOKEN.",
             )
         if status == 404:
@@ -175,7 +175,7 @@ class Hub:
         options = (
             *ways,
             "Start at random: model.weights=none.",
-            f"Name a file: model.weights=PATH ({', '.join(SUFFIXES)}).",
+            "Name a file: model.weights=PATH.",
             f"Copy {self.repository} into the cache {self.cache} from a machine that has it.",
             here,
         )

@@ -7,7 +7,7 @@ nothing but tensors. What comes from the hub is checked against the SHA-256 that
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".pth", ".pt")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # names under which training scripts keep the weights
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+LISTED = 5  # how many names an error lists of each kind
 LARGEST = 4 * 2**30  # bytes; no backbone one would fine-tune on one machine is larger
 
 
@@ -209,3 +210,20 @@ def _checked(tensors: object, path: Path) -> dict[str, Tensor]:
     if causes:
         raise WeightsError(f"the weights {path.name} cannot be used", causes=causes[:10])
     return tensors
+
+
+def differences(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """How a file's tensors differ from those a network has: missing, unknown, of another shape."""
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    shapes = [
+        f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    kinds = {"missing": missing, "unknown to the network": unknown, "of another shape": shapes}
+    return [
+        f"{len(names)} {kind}: {', '.join(names[:LISTED])}" + (", ..." if len(names) > LISTED else "")
+        for kind, names in kinds.items()
+        if names
+    ]

@@ -110,7 +110,9 @@ class Classification(Task):
         surprise = -np.log(np.clip(chosen, FLOOR, 1.0)).sum(1)
         return {
             "accuracy": float((truth == decided).all(1).mean()),
-            "balanced_accuracy": float((hits[labelled] / support[labelled]).mean()) if labelled.any() else 0.0,
+            "balanced_accuracy": float((hits[labelled] / support[labelled]).mean())
+            if labelled.any()
+            else 0.0,
             "macro_f1": float((2 * hits[there] / (support + answered)[there]).mean()) if there.any() else 0.0,
             "log_loss": float(surprise.mean() / (len(self.classes) if self.multilabel else 1)),
         }

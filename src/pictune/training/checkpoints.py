@@ -56,7 +56,9 @@ def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
 
 def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
     """The tensors under ``prefix/``, without the prefix."""
-    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+    return {
+        name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")
+    }
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
@@ -72,14 +74,20 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str,
     return tensors, plain
 
 
-def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]) -> None:
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], plain: Mapping[str, Any]
+) -> None:
     """Gives an optimizer its memory back, each tensor laid out in memory like its parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for name, value in {**tensors, **plain}.items():
         number, key = name.split("/", 1)
         parameter = parameters[int(number)]
         if isinstance(value, torch.Tensor):
-            value = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape and value.ndim else value.clone()
+            value = (
+                torch.empty_like(parameter).copy_(value)
+                if value.shape == parameter.shape and value.ndim
+                else value.clone()
+            )
         optimizer.state[parameter][key] = value
 
 

@@ -271,7 +271,9 @@ class _Fitting:
         files = [self.job.names[int(p)] for p in batch.positions]
         shown = [*files[:32], *([f"and {len(files) - 32} more"] if len(files) > 32 else [])]
         where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
-        self.job.journal.add("diverged", what=what, epoch=self.progress.epoch, batch=self.progress.batch, files=files)
+        self.job.journal.add(
+            "diverged", what=what, epoch=self.progress.epoch, batch=self.progress.batch, files=files
+        )
         return DivergedError(
             f"{what} became {value} in {where}; the weights were not moved by it. Its pictures:",
             causes=shown,
@@ -294,7 +296,9 @@ class _Fitting:
         score = sign * quick[job.plan.select_by]
         if not progress.scores or score > max(progress.scores):
             progress.best_epoch = progress.epoch
-            checkpoints.save_checkpoint(job.folder / f"best-{progress.epoch}.safetensors", judged.state_dict(), quick)
+            checkpoints.save_checkpoint(
+                job.folder / f"best-{progress.epoch}.safetensors", judged.state_dict(), quick
+            )
         progress.scores.append(score)
         facts = {
             "epoch": progress.epoch + 1,
@@ -316,13 +320,18 @@ class _Fitting:
             self.save()
         if signal:
             at = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
-            raise StoppedError(f"Stopped and saved at {at}. The same command goes on from here.", signal=signal)
+            raise StoppedError(
+                f"Stopped and saved at {at}. The same command goes on from here.", signal=signal
+            )
 
     def save(self) -> None:
         """Writes the checkpoint, then removes best weights that it no longer names."""
         self.progress.journal = self.job.journal.sync()
         memory, plain = checkpoints.pack_optimizer(self.optimizer)
-        tensors = {**checkpoints.prefixed("network", self.network.state_dict()), **checkpoints.prefixed("optimizer", memory)}
+        tensors = {
+            **checkpoints.prefixed("network", self.network.state_dict()),
+            **checkpoints.prefixed("optimizer", memory),
+        }
         if self.average is not None:
             tensors |= checkpoints.prefixed("average", self.average.network.state_dict())
         scaler = self.accelerator.scaler
@@ -342,7 +351,9 @@ class _Fitting:
         tensors, facts = checkpoints.load_checkpoint(self.last)
         self.progress = Progress(**facts["progress"])
         checkpoints.load_network(self.network, checkpoints.below("network", tensors))
-        checkpoints.unpack_optimizer(self.optimizer, checkpoints.below("optimizer", tensors), facts["optimizer"])
+        checkpoints.unpack_optimizer(
+            self.optimizer, checkpoints.below("optimizer", tensors), facts["optimizer"]
+        )
         if self.average is not None:
             checkpoints.load_network(self.average.network, checkpoints.below("average", tensors))
         if self.accelerator.scaler is not None and facts["scaler"]:

@@ -6,7 +6,7 @@ import copy
 import ctypes
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -68,7 +68,13 @@ class Machine:
         return torch.autocast(self.device.type, dtype=kind, enabled=precision != "fp32")
 
     def choose(
-        self, network: nn.Module, images: torch.Tensor, *, precision: str, memory_format: str, seconds: float = 1.0
+        self,
+        network: nn.Module,
+        images: torch.Tensor,
+        *,
+        precision: str,
+        memory_format: str,
+        seconds: float = 1.0,
     ) -> Arithmetic:
         """Settles what is still ``auto`` by timing a few steps of this very network.
 
@@ -94,7 +100,9 @@ class Machine:
         figures = ", ".join(f"{p} {f} {1000 * t / len(images):.2f}" for (p, f), t in usable.items())
         return Arithmetic(*best, f"milliseconds an image measured here: {figures}")
 
-    def _time(self, network: nn.Module, images: torch.Tensor, precision: str, layout: str, seconds: float) -> float | None:
+    def _time(
+        self, network: nn.Module, images: torch.Tensor, precision: str, layout: str, seconds: float
+    ) -> float | None:
         """Seconds of the quickest training step, or None when this arithmetic fails on this network."""
         trial = copy.deepcopy(network).to(self.device, memory_format=LAYOUTS[layout]).train()
         batch = images.to(self.device)

@@ -13,7 +13,9 @@ from pictune.settings import Parts, Search, Setting
 Groups = list[dict[str, object]]
 MakeOptimizer = Callable[[Groups], torch.optim.Optimizer]
 
-Rate = Annotated[float, Setting("highest learning rate", above=0, high=10, search=Search(1e-4, 1e-1, log=True))]
+Rate = Annotated[
+    float, Setting("highest learning rate", above=0, high=10, search=Search(1e-4, 1e-1, log=True))
+]
 Decay = Annotated[float, Setting("weight decay (L2)", low=0, high=1, search=Search(1e-6, 1e-1, log=True))]
 Beta = Annotated[float, Setting("memory of the running mean", low=0, high=0.9999)]
 
@@ -36,7 +38,11 @@ def sgd(
 ) -> MakeOptimizer:
     """Stochastic gradient descent with momentum."""
     return lambda groups: torch.optim.SGD(
-        groups, lr=learning_rate, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov and momentum > 0
+        groups,
+        lr=learning_rate,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        nesterov=nesterov and momentum > 0,
     )
 
 
@@ -44,14 +50,18 @@ def adam(
     *, learning_rate: Rate = 1e-3, weight_decay: Decay = 0.0, beta1: Beta = 0.9, beta2: Beta = 0.999
 ) -> MakeOptimizer:
     """Adam; its weight decay is L2 in the gradient (Kingma and Ba 2015, arXiv 1412.6980)."""
-    return lambda groups: torch.optim.Adam(groups, lr=learning_rate, weight_decay=weight_decay, betas=(beta1, beta2))
+    return lambda groups: torch.optim.Adam(
+        groups, lr=learning_rate, weight_decay=weight_decay, betas=(beta1, beta2)
+    )
 
 
 def adamw(
     *, learning_rate: Rate = 2e-3, weight_decay: Decay = 0.05, beta1: Beta = 0.9, beta2: Beta = 0.999
 ) -> MakeOptimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
-    return lambda groups: torch.optim.AdamW(groups, lr=learning_rate, weight_decay=weight_decay, betas=(beta1, beta2))
+    return lambda groups: torch.optim.AdamW(
+        groups, lr=learning_rate, weight_decay=weight_decay, betas=(beta1, beta2)
+    )
 
 
 def lion(
@@ -68,7 +78,9 @@ def _timm(
 
     def make(groups: Groups) -> torch.optim.Optimizer:
         given = {} if betas is None else {"betas": betas}
-        made = create_optimizer_v2(groups, opt=algorithm, lr=learning_rate, weight_decay=weight_decay, **given)
+        made = create_optimizer_v2(
+            groups, opt=algorithm, lr=learning_rate, weight_decay=weight_decay, **given
+        )
         assert isinstance(made, torch.optim.Optimizer)
         return made
 
@@ -85,7 +97,12 @@ def _from_timm(algorithm: str, summary: str, rate: float, decay: float) -> Calla
 
 
 _TIMM = (
-    ("adabelief", "AdaBelief: trusts a step by how well the gradient was foreseen (arXiv 2010.07468)", 1e-3, 1e-2),
+    (
+        "adabelief",
+        "AdaBelief: trusts a step by how well the gradient was foreseen (arXiv 2010.07468)",
+        1e-3,
+        1e-2,
+    ),
     ("adan", "Adan: adaptive Nesterov momentum (arXiv 2208.06677)", 1e-3, 0.02),
     ("adopt", "ADOPT: Adam that converges for any beta2 (arXiv 2411.02853)", 1e-3, 0.05),
     ("lamb", "LAMB: per-layer scaled Adam for large batches (arXiv 1904.00962)", 5e-3, 0.02),

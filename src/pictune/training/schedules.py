@@ -55,7 +55,9 @@ def step(
 def multistep(
     *,
     warmup_epochs: Warmup = 0.0,
-    milestones: Annotated[tuple[float, ...], Setting("shares of the whole at which the rate falls", above=0, high=1)] = (
+    milestones: Annotated[
+        tuple[float, ...], Setting("shares of the whole at which the rate falls", above=0, high=1)
+    ] = (
         0.6,
         0.85,
     ),
@@ -63,7 +65,8 @@ def multistep(
 ) -> Schedule:
     """Falls by a factor at given shares of the whole."""
     return _warmed(
-        warmup_epochs, lambda done, epochs, scores: gamma ** sum(done >= share * epochs for share in milestones)
+        warmup_epochs,
+        lambda done, epochs, scores: gamma ** sum(done >= share * epochs for share in milestones),
     )
 
 

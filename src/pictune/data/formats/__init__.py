@@ -1,0 +1,197 @@
+"""The ways in which people keep labelled images, and the one function that reads them all.
+
+A new format is one module with ``name``, ``recognise`` and ``read``, and one more word in `FORMATS`.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+from pictune.data.formats import folders, tables
+from pictune.data.formats.assembly import Format, ReadOptions
+from pictune.data.formats.unread import unread_layout
+from pictune.data.sample import Dataset
+from pictune.data.scanning import IMAGE_SUFFIXES, escape
+from pictune.errors import DataError
+from pictune.settings import suggestion
+
+FORMATS: tuple[Format, ...] = (folders, tables)
+
+_ARCHIVES = frozenset(
+    (".zip", ".tar", ".gz", ".tgz", ".bz2", ".tbz", ".tbz2", ".xz", ".txz", ".7z", ".rar", ".zst", ".lz4")
+)
+_ARCHIVE_MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!")
+_LOOKED_FOR = (
+    "class folders with images, split folders (train, val, test) with class folders, "
+    "or one table (CSV, TSV, JSONL, Parquet) that names images and labels"
+)
+
+
+def read_dataset(
+    path: Path | str,
+    *,
+    format: str = "auto",
+    image_column: str | None = None,
+    label_column: str | None = None,
+    split_column: str | None = None,
+    group_column: str | None = None,
+    label_separator: str | None = None,
+    follow_outside: bool = False,
+) -> Dataset:
+    """Reads the images and labels below a folder or in a table; opens no image and writes nothing.
+
+    Args:
+        path: A folder or a table file.
+        format: A name from `FORMATS`, or ``auto`` to recognise it.
+        image_column: The table's column that names the image files.
+        label_column: The column that holds the labels.
+        split_column: The column that says train, val or test.
+        group_column: The column that says which images belong together.
+        label_separator: What stands between several labels of one image; makes the task multi-label.
+        follow_outside: Whether links may leave the dataset's folder.
+
+    Returns:
+        The dataset, sorted by key, without splits; what was left out stands in its findings.
+
+    Raises:
+        DataError: With everything that is wrong, all at once.
+    """
+    path = Path(path)
+    options = ReadOptions(
+        image_column, label_column, split_column, group_column, label_separator, follow_outside
+    )
+    _refuse_what_is_no_dataset(path)
+    chosen = _choose(path, format, options)
+    unused = options.about_tables()
+    if chosen is not tables and unused:
+        raise DataError(
+            f"{escape(str(path))} is read as {chosen.name}, but {' and '.join(unused)} belong to tables",
+            code="unused_option",
+            instead="Leave them out, or give the table's own path.",
+        )
+    return chosen.read(path, options)
+
+
+def _refuse_what_is_no_dataset(path: Path) -> None:
+    """Absent paths, pipes, archives and single images; only regular files are opened."""
+    shown = escape(str(path))
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"there is nothing to read at {shown}: {getattr(error, 'strerror', None) or error}",
+            code="absent",
+            instead="Give the path of a folder of images or of a table.",
+        ) from None
+    if stat.S_ISDIR(mode):
+        return
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{shown} is a pipe, socket or device", code="special_file", instead="Give a folder.")
+    if _is_archive(path):
+        raise DataError(
+            f"{shown} is an archive; archives are not read, and nothing was written",
+            code="archive",
+            instead="Extract it first, then give the folder.",
+        )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise DataError(
+            f"{shown} is a single image", code="not_a_dataset", instead="Give the folder that holds it."
+        )
+
+
+def _is_archive(path: Path) -> bool:
+    if _ARCHIVES & {suffix.lower() for suffix in path.suffixes[-2:]}:
+        return True
+    if path.suffix.lower() in tables.SUFFIXES:
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(264)
+    except OSError:
+        return False  # whoever reads it says why it cannot be opened
+    return head.startswith(_ARCHIVE_MAGIC) or head[257:262] == b"ustar"
+
+
+def _choose(path: Path, wanted: str, options: ReadOptions) -> Format:
+    by_name = {known.name: known for known in FORMATS}
+    if wanted != "auto":
+        if wanted in by_name:
+            return by_name[wanted]
+        raise DataError(
+            f"there is no format called {wanted!r}{suggestion(wanted, by_name)}",
+            code="unknown_format",
+            instead=f"Choose one of auto, {', '.join(by_name)}.",
+        )
+    reasons = {known.name: reason for known in FORMATS if (reason := known.recognise(path))}
+    layout = unread_layout(path)
+    if layout and "tables" not in reasons:
+        raise DataError(
+            f"{escape(str(path))} looks like {layout}, which is not read yet",
+            code="format_not_read",
+            instead="Class folders and tables of labels are read. If it is one of these, "
+            f"say --format {' or --format '.join(by_name)}.",
+        )
+    if options.about_tables() and len(reasons) != 1:
+        return tables  # the user named a column, so a table is meant
+    if len(reasons) == 1:
+        return by_name[next(iter(reasons))]
+    if reasons:
+        raise DataError(
+            f"{escape(str(path))} can be read in {len(reasons)} ways",
+            code="ambiguous_format",
+            causes=[f"--format {known}: {reason}" for known, reason in reasons.items()],
+            instead="Say which one is meant with --format.",
+        )
+    raise _not_recognised(path)
+
+
+def _not_recognised(path: Path) -> DataError:
+    shown = escape(str(path))
+    if not path.is_dir():
+        return DataError(
+            f"{shown} is a file, but no table that is known",
+            code="not_a_dataset",
+            causes=[f"looked for: {', '.join(sorted(tables.SUFFIXES))}"],
+            instead="Give a folder of images or a table.",
+        )
+    found, images = _contents(path)
+    if not found:
+        return DataError(f"{shown} is empty", code="empty", instead="Give a folder that holds images.")
+    advice = "Put the images of each class into a folder of its own, or list them in a table (image, label)."
+    if images:
+        return DataError(
+            f"{shown} holds images directly, so nothing says what their classes are",
+            code="no_class_folders",
+            causes=[f"looked for: {_LOOKED_FOR}", f"found: {found}"],
+            instead=advice,
+        )
+    return DataError(
+        f"no dataset is recognised in {shown}",
+        code="not_recognised",
+        causes=[f"looked for: {_LOOKED_FOR}", f"found: {found}"],
+        instead=advice,
+    )
+
+
+def _contents(path: Path) -> tuple[str, int]:
+    """What lies at the top of a folder in words, and how many images that is."""
+    kinds: Counter[str] = Counter()
+    try:
+        entries = list(islice(path.iterdir(), 10_000))
+    except OSError as error:
+        raise DataError(
+            f"{escape(str(path))} cannot be opened: {error.strerror}",
+            code="unreadable_folder",
+            instead="Give yourself permission to read it.",
+        ) from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            kinds["folders"] += 1
+        else:
+            kinds["images" if entry.suffix.lower() in IMAGE_SUFFIXES else "other files"] += 1
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()), kinds["images"]

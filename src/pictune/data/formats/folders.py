@@ -18,7 +18,9 @@ from pictune.data.scanning import FoundImage, Listing, holds_image, key_of, scan
 name = "folders"
 
 # A lone folder of such a name beside a table, say, holds the images of all classes, not a class.
-_CONTAINERS = frozenset("images image img imgs photos pictures data dataset jpegimages masks annotations".split())
+_CONTAINERS = frozenset(
+    ("images", "image", "img", "imgs", "photos", "pictures", "data", "dataset", "jpegimages", "masks")
+)
 
 
 def recognise(path: Path) -> str | None:
@@ -91,9 +93,10 @@ def _layout(listing: Listing) -> tuple[int, list[Finding]]:
         return 1, findings
     mixed = [top for top in splits if top in deep - direct]
     if mixed:
+        others = ", ".join(map(_shown, sorted(holding - set(splits))))
         message = (
-            f"{', '.join(mixed)} are split folders, but {', '.join(map(_shown, sorted(holding - set(splits))))} "
-            "beside them are not; put every class folder into a split folder, or none."
+            f"{', '.join(mixed)} are split folders, but {others} beside them are not; "
+            " put every class folder into a split folder, or none."
         )
         return 0, [Finding("mixed_layout", Outcome.REJECT, mixed[0], message)]
     return 0, []
@@ -128,8 +131,8 @@ def _misplaced(listing: Listing, depth: int) -> list[Finding]:
     for folder, count in sorted(below.items()):
         key = key_of(folder)
         message = (
-            f"{key} holds {count:,} images below the class folder {key_of(folder[: depth + 1])}; move them up "
-            f"into it, or make {key_of(folder[-1:])} a class folder of its own."
+            f"{key} holds {count:,} images below the class folder {key_of(folder[: depth + 1])}; "
+            f"move them up into it, or make {key_of(folder[-1:])} a class folder of its own."
         )
         findings.append(Finding("nested_folders", Outcome.REJECT, key, message))
     return findings

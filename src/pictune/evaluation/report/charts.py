@@ -46,7 +46,9 @@ def interval_bar(measure: Mapping[str, Any], *, label: str, top: float = 1.0) ->
     """A value as a dot and its interval as a whisker, on a track from zero to ``top``."""
     value, low, high = (measure.get(name) for name in ("value", "low", "high"))
     has_interval = is_number(low) and is_number(high)
-    title = f"{label}: {number(value)}" + (f", between {number(low)} and {number(high)}" if has_interval else "")
+    title = f"{label}: {number(value)}" + (
+        f", between {number(low)} and {number(high)}" if has_interval else ""
+    )
     parts = [tag("line", {"class": "track", "x1": "0", "x2": "100%", "y1": 9, "y2": 9})]
     parts += [
         tag("line", {"class": "tick", "x1": x, "x2": x, "y1": 5, "y2": 13})
@@ -57,7 +59,9 @@ def interval_bar(measure: Mapping[str, Any], *, label: str, top: float = 1.0) ->
         parts.append(tag("line", {"class": "whisker", "x1": left, "x2": right, "y1": 9, "y2": 9}))
         parts += [tag("line", {"class": "cap", "x1": x, "x2": x, "y1": 5, "y2": 13}) for x in (left, right)]
     if is_number(value):
-        parts.append(tag("circle", {"class": "dot", "cx": _percent(min(max(value / top, 0), 1)), "cy": 9, "r": 4}))
+        parts.append(
+            tag("circle", {"class": "dot", "cx": _percent(min(max(value / top, 0), 1)), "cy": 9, "r": 4})
+        )
     return _figure("interval", title, {"height": 18}, *parts)
 
 
@@ -137,7 +141,7 @@ def _tick_text(value: float, rungs: Sequence[float]) -> str:
 def _whole_ticks(first: float, last: float) -> list[float]:
     step = max(1, math.ceil((last - first) / 5))
     step = next(round_step for round_step in _round_steps() if round_step >= step)
-    ticks = [x for x in range(math.ceil(first / step) * step, math.floor(last) + 1, step)]
+    ticks = range(math.ceil(first / step) * step, math.floor(last) + 1, step)
     return [float(x) for x in ticks] or [first]
 
 
@@ -164,7 +168,9 @@ def _mark(share: float, text: str) -> Markup:
 
 def _polyline(points: Points, style: str) -> Markup:
     """A line in a nested frame that stretches; its stroke does not."""
-    data = "".join(f"{'L' if i else 'M'}{_short(100 * x)} {_short(100 * y)}" for i, (x, y) in enumerate(points))
+    data = "".join(
+        f"{'L' if i else 'M'}{_short(100 * x)} {_short(100 * y)}" for i, (x, y) in enumerate(points)
+    )
     frame = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none", "width": "100%", "height": "100%"}
     path = tag("path", {"class": f"line {style}", "d": data, "vector-effect": "non-scaling-stroke"})
     return tag("svg", {**frame, "overflow": "visible"}, path) if points else Markup("")
@@ -208,7 +214,7 @@ def reliability_chart(bins: Sequence[Bin], *, title: str) -> Markup:
         else:
             gap = {"y1": _percent(1 - bin_.confidence), "y2": y}
             parts.append(tag("line", {"class": "gap", "x1": x, "x2": x, **gap}))
-        radius = 3 + 9 * math.sqrt(bin_.count / most)
+        radius = 3 + 5 * math.sqrt(bin_.count / most)
         parts.append(tag("circle", {"class": "bubble", "cx": x, "cy": y, "r": radius}))
     return _figure("plot square", title, {}, *parts)
 

@@ -9,6 +9,7 @@ from pictune.evaluation.report import charts
 from pictune.evaluation.report.pictures import Album
 from pictune.evaluation.report.wording import (
     HEADLINES,
+    MULTILABEL_HEADLINES,
     SHARES,
     amount,
     is_number,
@@ -28,8 +29,8 @@ LISTED_CLASSES = 200  # rows that can be unfolded; the rest is in report.json
 NUMBERED_CLASSES = 20  # up to here the confusion matrix is a table of counts
 SHOWN_PAIRS = 12
 PICTURES_PER_PAIR = 6
-SHOWN_MISTAKES = 24
-LISTED_EPOCHS = 300
+OPEN_MISTAKES = 10
+SHOWN_MISTAKES = 30
 
 CLASS_METRICS = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision")
 _SEVERITIES = {
@@ -53,7 +54,8 @@ def evaluation_context(report: Report, album: Album) -> Context:
         "report": report,
         "headline": _headline(report),
         "findings": ranked_findings(report.get("findings") or ()),
-        "metrics": _metrics(report.get("metrics") or {}),
+        "multilabel": multilabel(report),
+        "metrics": _metrics(shown_metrics(report)),
         "per_class": _per_class(report.get("per_class") or ()),
         "confusion": _confusion(report.get("confusion")),
         "pairs": _pairs(report.get("confused_pairs") or (), album),
@@ -74,9 +76,22 @@ def ranked_findings(findings: Sequence[Report]) -> list[Context]:
     return sorted(ranked, key=lambda finding: finding["rank"])
 
 
-def _headline(report: Report) -> Context:
+def multilabel(report: Report) -> bool:
+    """Whether an image may have several classes: then each class has a two-by-two matrix of its own."""
+    return "by_class" in (report.get("confusion") or {})
+
+
+def shown_metrics(report: Report) -> dict[str, Report]:
+    """The metrics by the names they are shown under: with several labels, accuracy is an exact match."""
     metrics = report.get("metrics") or {}
-    names = [*HEADLINES, *metrics]
+    if not multilabel(report):
+        return dict(metrics)
+    return {"exact_match" if name == "accuracy" else name: measure for name, measure in metrics.items()}
+
+
+def _headline(report: Report) -> Context:
+    metrics = shown_metrics(report)
+    names = [*(MULTILABEL_HEADLINES if multilabel(report) else HEADLINES), *metrics]
     measured = [name for name in names if is_number((metrics.get(name) or {}).get("value"))]
     name = measured[0] if measured else next((name for name in names if name in metrics), None)
     measure = metrics.get(name) or {} if name else {}
@@ -114,16 +129,21 @@ def _seen(report: Report) -> str:
             return ""
 
 
-def _metrics(metrics: Mapping[str, Report]) -> list[Context]:
-    """Every metric with the track it is drawn on: zero to one, or further for an open-ended one."""
-    rows = []
+def _metrics(metrics: Mapping[str, Report]) -> Context | None:
+    """Every metric with the track it is drawn on: zero to one, or further for an open-ended one.
+
+    Averages that repeat others in most tasks are folded away.
+    """
+    rows: list[Context] = []
     for name, measure in metrics.items():
         reach = max((measure[end] for end in ("value", "high") if is_number(measure.get(end))), default=0.0)
         floor = min((measure[end] for end in ("value", "low") if is_number(measure.get(end))), default=0.0)
         top = 1.0 if reach <= 1 else charts.scale(0.0, reach)[-1]
         bar = charts.interval_bar(measure, label=title_of(name), top=top) if floor >= 0 else None
         rows.append({"name": name, "measure": measure, "top": top, "bar": bar})
-    return rows
+    folded = [row for row in rows if row["name"].startswith(("micro_", "weighted_"))]
+    opened = [row for row in rows if row not in folded]
+    return {"open": opened, "folded": folded} if rows else None
 
 
 def _per_class(rows: Sequence[Report]) -> Context | None:
@@ -137,7 +157,11 @@ def _per_class(rows: Sequence[Report]) -> Context | None:
     ordered = sorted(rows, key=weakness)
     columns = [name for name in CLASS_METRICS if any(row.get(name) for row in rows)]
     bars = [
-        {"class": row["class"], "measure": row["f1"], "bar": charts.interval_bar(row["f1"], label=row["class"])}
+        {
+            "class": row["class"],
+            "measure": row["f1"],
+            "bar": charts.interval_bar(row["f1"], label=row["class"]),
+        }
         for row in ordered[:OPEN_CLASSES]
         if row.get("f1")
     ]
@@ -173,9 +197,7 @@ def _cell(line: Sequence[int], row: int, column: int) -> Context:
 
 
 def _pairs(pairs: Sequence[Report], album: Album) -> list[Context]:
-    return [
-        {**pair, "pictures": _pictures(pair.get("keys") or (), album)} for pair in pairs[:SHOWN_PAIRS]
-    ]
+    return [{**pair, "pictures": _pictures(pair.get("keys") or (), album)} for pair in pairs[:SHOWN_PAIRS]]
 
 
 def _pictures(keys: Sequence[str], album: Album) -> list[Context]:
@@ -187,7 +209,11 @@ def _mistakes(mistakes: Sequence[Report], album: Album) -> Context | None:
     if not mistakes:
         return None
     shown = [{**mistake, "picture": album(mistake["key"])} for mistake in mistakes[:SHOWN_MISTAKES]]
-    return {"shown": shown, "pictured": any(mistake["picture"] for mistake in shown)}
+    return {
+        "open": shown[:OPEN_MISTAKES],
+        "folded": shown[OPEN_MISTAKES:],
+        "pictured": any(mistake["picture"] for mistake in shown),
+    }
 
 
 def _curves(curves: Report | None) -> Context | None:
@@ -196,7 +222,9 @@ def _curves(curves: Report | None) -> Context | None:
         return None
     epochs = curves["epochs"]
     best = curves.get("best_epoch")
-    mark = (float(best), f"best epoch {best}") if is_number(best) and epochs[0] <= best <= epochs[-1] else None
+    mark = (
+        (float(best), f"best epoch {best}") if is_number(best) and epochs[0] <= best <= epochs[-1] else None
+    )
     names = [n.removeprefix(p) for n in curves for p in ("train_", "val_") if n.startswith(p)]
     drawn = []
     for name in sorted(dict.fromkeys(names), key=lambda name: name != "loss"):
@@ -207,12 +235,18 @@ def _curves(curves: Report | None) -> Context | None:
         series = [line for line in series if line.points]
         if series:
             title = f"{title_of(name)} over epochs {epochs[0]} to {epochs[-1]}: {_ends(series)}"
-            drawn.append({"name": name, "series": series, "chart": charts.line_chart(series, title=title, mark=mark)})
+            drawn.append(
+                {"name": name, "series": series, "chart": charts.line_chart(series, title=title, mark=mark)}
+            )
     rate = _points(epochs, curves.get("learning_rate"))
     if rate:
         line = charts.Series("learning rate", "rate", rate)
         drawn.append(
-            {"name": "learning_rate", "series": [line], "chart": charts.line_chart([line], title="Learning rate over epochs")}
+            {
+                "name": "learning_rate",
+                "series": [line],
+                "chart": charts.line_chart([line], title="Learning rate over epochs"),
+            }
         )
     return {"charts": drawn, "verdict": curves.get("verdict"), "best": best} if drawn else None
 
@@ -222,7 +256,9 @@ def _points(epochs: Sequence[float], values: Sequence[Any] | None) -> list[tuple
 
 
 def _ends(series: Sequence[charts.Series]) -> str:
-    return "; ".join(f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in series)
+    return "; ".join(
+        f"{line.name} from {line.points[0][1]:.3g} to {line.points[-1][1]:.3g}" for line in series
+    )
 
 
 def _reliability(report: Report) -> Context | None:
@@ -238,6 +274,7 @@ def _reliability(report: Report) -> Context | None:
     title = f"Share of right answers against confidence, in {plural(len(bins), 'group')} of answers"
     return {
         "bins": bins,
+        "whiskers": any(bin_.low is not None for bin_ in bins),
         "chart": charts.reliability_chart(bins, title=title),
         "ece": (report.get("metrics") or {}).get("ece"),
     }
@@ -263,9 +300,13 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     if value is None or value == "":
         return []
     if isinstance(value, Mapping):
-        return [row for key, inner in value.items() for row in _flat(inner, f"{name}.{key}" if name else str(key))]
+        return [
+            row for key, inner in value.items() for row in _flat(inner, f"{name}.{key}" if name else str(key))
+        ]
     if isinstance(value, list) and len(value) > 5:
         return [(name, str(len(value)))]
     if isinstance(value, list):
         return [(name, ", ".join(map(str, value)))]
-    return [(name, f"{value:,}".replace(",", "\u202f") if isinstance(value, int) and value > 9999 else str(value))]
+    return [
+        (name, f"{value:,}".replace(",", "\u202f") if isinstance(value, int) and value > 9999 else str(value))
+    ]

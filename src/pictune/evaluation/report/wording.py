@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 NOT_AVAILABLE = "n/a"
 
@@ -16,16 +16,20 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 # name: (what it is called, what it means in plain words)
 METRICS: Mapping[str, tuple[str, str]] = {
     "accuracy": ("Accuracy", "the share of images answered right"),
-    "balanced_accuracy": ("Balanced accuracy", "recall averaged over classes, so a rare class counts as much"),
-    "top5_accuracy": ("Top-5 accuracy", "the truth is among the five likeliest answers"),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "recall averaged over classes, so a rare class counts as much",
+    ),
     "exact_match": ("Exact match", "the share of images with every label right"),
-    "subset_accuracy": ("Exact match", "the share of images with every label right"),
-    "hamming_accuracy": ("Label accuracy", "the share of single yes-or-no answers that are right"),
     "macro_f1": ("Macro F1", "F1 averaged over classes, so a rare class counts as much"),
-    "micro_f1": ("Micro F1", "F1 over all answers taken together"),
-    "weighted_f1": ("Weighted F1", "F1 averaged over classes, weighted by their images"),
     "macro_precision": ("Macro precision", "precision averaged over classes"),
     "macro_recall": ("Macro recall", "recall averaged over classes"),
+    "weighted_f1": ("Weighted F1", "F1 averaged over classes, weighted by their images"),
+    "weighted_precision": ("Weighted precision", "precision averaged over classes, weighted by their images"),
+    "weighted_recall": ("Weighted recall", "recall averaged over classes, weighted by their images"),
+    "micro_f1": ("Micro F1", "F1 over all answers taken together"),
+    "micro_precision": ("Micro precision", "precision over all answers taken together"),
+    "micro_recall": ("Micro recall", "recall over all answers taken together"),
     "precision": ("Precision", "of the images given this answer, the share that deserved it"),
     "recall": ("Recall", "of the images of this class, the share that was found"),
     "f1": ("F1", "the harmonic mean of precision and recall"),
@@ -33,11 +37,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "roc_auc": ("ROC AUC", "how often an image of the class is ranked above another one"),
     "macro_roc_auc": ("Macro ROC AUC", "how often an image of a class is ranked above another one"),
     "average_precision": ("Average precision", "precision averaged over all thresholds"),
-    "macro_average_precision": ("Macro average precision", "precision over all thresholds, averaged over classes"),
-    "mean_average_precision": ("Mean average precision", "precision over all thresholds, averaged over classes"),
-    "cohen_kappa": ("Cohen’s kappa", "agreement beyond what chance would give"),
-    "matthews": ("Matthews correlation", "agreement that stays honest when classes are uneven"),
-    "mcc": ("Matthews correlation", "agreement that stays honest when classes are uneven"),
+    "macro_average_precision": (
+        "Macro average precision",
+        "precision over all thresholds, averaged over classes",
+    ),
     "log_loss": ("Log loss", "the price of being confidently wrong; lower is better"),
     "brier": ("Brier score", "the squared error of the confidences; lower is better"),
     "ece": ("Calibration error (ECE)", "how far confidence is from being right; lower is better"),
@@ -52,9 +55,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
 
 # The first of these that was measured opens the page.
 HEADLINES = ("accuracy", "map", "mean_iou", "macro_f1", "balanced_accuracy")
+MULTILABEL_HEADLINES = ("macro_f1", "micro_f1", "exact_match")
 
 # These are shares of images or pixels and read best in percent.
-SHARES = ("accuracy", "balanced_accuracy", "top5_accuracy", "exact_match", "subset_accuracy", "pixel_accuracy")
+SHARES = ("accuracy", "balanced_accuracy", "exact_match", "pixel_accuracy")
 
 
 def title_of(metric: str) -> str:
@@ -68,7 +72,7 @@ def meaning_of(metric: str) -> str:
     return METRICS.get(metric, ("", ""))[1]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a finite number that can be drawn."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -1,0 +1,103 @@
+"""Pictune: fine-tune image models that people can trust.
+
+    import pictune as pt
+
+    run = pt.train("photos/", model="resnet50")
+    print(pt.evaluate(run).summary())
+
+The nouns and verbs below are loaded when they are first used; importing pictune changes nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pictune.version import __version__
+
+if TYPE_CHECKING:
+    from pictune.data.sample import Dataset, Labels, Sample
+    from pictune.errors import (
+        DataError,
+        DivergedError,
+        InputError,
+        MachineError,
+        PictuneError,
+        RecipeError,
+        RunError,
+        StoppedError,
+        WeightsError,
+    )
+    from pictune.recipe import Recipe
+    from pictune.run import Run
+    from pictune.tasks.model import Model
+    from pictune.tasks.task import Prediction, Task
+    from pictune.verbs.audit import audit
+    from pictune.verbs.demo import demo
+    from pictune.verbs.evaluate import evaluate
+    from pictune.verbs.predict import predict
+    from pictune.verbs.recipe import recipe
+    from pictune.verbs.train import train
+
+_HOMES = {
+    "Dataset": "data.sample",
+    "Labels": "data.sample",
+    "Sample": "data.sample",
+    "DataError": "errors",
+    "DivergedError": "errors",
+    "InputError": "errors",
+    "MachineError": "errors",
+    "PictuneError": "errors",
+    "RecipeError": "errors",
+    "RunError": "errors",
+    "StoppedError": "errors",
+    "WeightsError": "errors",
+    "Recipe": "recipe",
+    "Run": "run",
+    "Model": "tasks.model",
+    "Prediction": "tasks.task",
+    "Task": "tasks.task",
+    "audit": "verbs.audit",
+    "demo": "verbs.demo",
+    "evaluate": "verbs.evaluate",
+    "predict": "verbs.predict",
+    "recipe": "verbs.recipe",
+    "train": "verbs.train",
+}
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "DivergedError",
+    "InputError",
+    "Labels",
+    "MachineError",
+    "Model",
+    "PictuneError",
+    "Prediction",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "RunError",
+    "Sample",
+    "StoppedError",
+    "Task",
+    "WeightsError",
+    "__version__",
+    "audit",
+    "demo",
+    "evaluate",
+    "predict",
+    "recipe",
+    "train",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pictune' has no attribute {name!r}")
+    return getattr(import_module(f"pictune.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,102 @@
+"""What a run's learning curves say about its fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FEWEST_EPOCHS = 3
+RISE = 0.10  # validation loss that rose by more than this share of its best is overfitting
+GAP = 0.10  # a score on training images better by more than this is overfitting
+STILL_FALLING = 0.05  # a last epoch that lowers the loss by more than this share shows unfinished learning
+HARDLY_FELL = 0.10  # a training loss that fell by less than this share in all learned next to nothing
+GOOD_SCORE = 0.9  # unless it was good from the start
+
+TOO_LITTLE = "too little to tell"
+OVERFITTING = "overfitting"
+UNDERFITTING = "underfitting"
+FITS = "fits well"
+
+
+def fit_verdict(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether a model fits its data, from one record an epoch.
+
+    Args:
+        epochs: In order; each with ``epoch``, ``train_loss`` and ``val_loss``, and optionally one score in
+            0..1, higher is better, as ``train_<metric>`` and ``val_<metric>``.
+
+    Returns:
+        ``verdict`` (fits well, overfitting, underfitting, too little to tell), a plain ``sentence``, and
+        ``best_epoch``, the epoch of the lowest validation loss (None when there is none).
+    """
+    told = [row for row in epochs if _finite(row.get("train_loss")) and _finite(row.get("val_loss"))]
+    if len(told) < FEWEST_EPOCHS:
+        known = "1 epoch has" if len(told) == 1 else f"{len(told)} epochs have"
+        return _answer(
+            TOO_LITTLE,
+            f"Only {known} both a training and a validation loss; {FEWEST_EPOCHS} are needed to see a course.",
+            None,
+        )
+    best = min(told, key=lambda row: row["val_loss"])
+    verdict, sentence = _overfitting(told, best) or _underfitting(told, best) or _fits(best)
+    return _answer(verdict, sentence, best["epoch"])
+
+
+def _answer(verdict: str, sentence: str, best_epoch: int | None) -> dict[str, Any]:
+    return {"verdict": verdict, "sentence": sentence, "best_epoch": best_epoch}
+
+
+def _finite(value: Any) -> bool:  # noqa: ANN401  a journal may hold anything
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _overfitting(told: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> tuple[str, str] | None:
+    last = told[-1]
+    # The last two epochs together, so that a single unlucky one does not decide.
+    ended = min(row["val_loss"] for row in told[-2:])
+    if ended > best["val_loss"] * (1 + RISE) and last["train_loss"] < best["train_loss"]:
+        return OVERFITTING, (
+            f"Overfitting: after epoch {best['epoch']} the loss on unseen images rose from "
+            f"{best['val_loss']:.3g} to {last['val_loss']:.3g} while the training loss went on falling."
+        )
+    for name, trained, unseen in _scores(best):
+        if trained - unseen > GAP:
+            return OVERFITTING, (
+                f"Overfitting: at its best epoch {best['epoch']} the model reached {name} {trained:.2f} on "
+                f"training images and {unseen:.2f} on unseen ones."
+            )
+    return None
+
+
+def _underfitting(told: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> tuple[str, str] | None:
+    first, before, last = told[0], told[-2], told[-1]
+    if last["val_loss"] < before["val_loss"] * (1 - STILL_FALLING) and best is last:
+        return UNDERFITTING, (
+            f"Underfitting: the loss on unseen images still fell in the last epoch, from "
+            f"{before['val_loss']:.3g} to {last['val_loss']:.3g}; more epochs would help."
+        )
+    good = any(trained >= GOOD_SCORE for _, trained, _ in _scores(best))
+    lowest = min(row["train_loss"] for row in told)
+    if lowest > first["train_loss"] * (1 - HARDLY_FELL) and not good:
+        return UNDERFITTING, (
+            f"Underfitting: the training loss hardly fell, from {first['train_loss']:.3g} to {lowest:.3g}; "
+            "a higher learning rate, more learning layers or a larger model would help."
+        )
+    return None
+
+
+def _fits(best: Mapping[str, Any]) -> tuple[str, str]:
+    return FITS, (
+        f"Fits well: at epoch {best['epoch']} the loss on unseen images was lowest, {best['val_loss']:.3g}, "
+        f"beside {best['train_loss']:.3g} on training images, and it has not risen much since."
+    )
+
+
+def _scores(row: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+    """Metrics other than the loss that were followed on both sides: name, training, validation."""
+    names = [
+        name.removeprefix("train_") for name in row if name.startswith("train_") and name != "train_loss"
+    ]
+    pairs = [(name, row[f"train_{name}"], row.get(f"val_{name}")) for name in names]
+    return [(name, a, b) for name, a, b in pairs if _finite(a) and _finite(b)]

@@ -1,0 +1,95 @@
+"""A measurement as tables for a spreadsheet."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from pictune.evaluation.class_numbers import CLASS_METRICS
+from pictune.evaluation.confusion import confidence_of
+from pictune.evaluation.measurement import Measurement
+from pictune.files import disk_errors, replace_file
+
+Cell = str | int | float | None
+Rows = list[list[Cell]]
+
+# A cell of text that starts so is run as a formula by spreadsheets (OWASP, CSV injection).
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_LABEL_SEPARATOR = "; "
+
+
+def tables(measurement: Measurement) -> dict[str, Rows]:
+    """The tables by file name, the heading in the first row, text made safe for spreadsheets.
+
+    Returns:
+        ``per_class.csv``, ``predictions.csv`` (key, truth, answer, confidence, a score for each class) and
+        ``confusion.csv`` (rows are the truth; with several labels, the four outcomes of each class).
+    """
+    made = {
+        "per_class.csv": _per_class(measurement),
+        "confusion.csv": _confusion(measurement),
+        "predictions.csv": _predictions(measurement),
+    }
+    return {name: [[_safe(cell) for cell in row] for row in rows] for name, rows in made.items()}
+
+
+def write_tables(measurement: Measurement, folder: Path) -> list[Path]:
+    """Writes the tables as UTF-8 CSV files into an existing folder and returns their paths.
+
+    Raises:
+        MachineError: When the disk is full or may not be written.
+    """
+    paths = []
+    for name, rows in tables(measurement).items():
+        path = folder / name
+        replace_file(path, lambda temporary, rows=rows: _write(temporary, rows))  # type: ignore[misc]
+        paths.append(path)
+    return paths
+
+
+def _write(path: Path, rows: Rows) -> None:
+    # File names that are not UTF-8 carry lone surrogates; they are written visibly instead of failing.
+    with disk_errors(path), path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        csv.writer(stream).writerows(rows)
+
+
+def _safe(cell: Cell) -> Cell:
+    """Text that a spreadsheet would run gets a leading apostrophe; numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+
+
+def _per_class(measurement: Measurement) -> Rows:
+    heading: list[Cell] = ["class", "support"]
+    for name in CLASS_METRICS:
+        heading += [name, f"{name}_low", f"{name}_high"]
+    rows: Rows = [[*heading, "tp", "fp", "fn", "tn"]]
+    for row in measurement.classes:
+        cells: list[Cell] = [row.name, row.support]
+        for number in row.metrics.values():
+            cells += [number.value, number.low, number.high]
+        rows.append([*cells, row.tp, row.fp, row.fn, row.tn])
+    return rows
+
+
+def _confusion(measurement: Measurement) -> Rows:
+    classes = measurement.table.classes
+    if not measurement.table.exclusive:
+        rows: Rows = [[row.name, row.tp, row.fp, row.fn, row.tn] for row in measurement.classes]
+        return [["class", "tp", "fp", "fn", "tn"], *rows]
+    counts = measurement.confusion["counts"]
+    return [
+        ["truth \\ predicted", *classes],
+        *([name, *line] for name, line in zip(classes, counts, strict=True)),
+    ]
+
+
+def _predictions(measurement: Measurement) -> Rows:
+    table = measurement.table
+    rows: Rows = [["key", "truth", "predicted", "confidence", *(f"score {name}" for name in table.classes)]]
+    for i, key in enumerate(table.keys):
+        truth, answer = (
+            _LABEL_SEPARATOR.join(name for name, is_set in zip(table.classes, row[i], strict=True) if is_set)
+            for row in (table.truth, table.decided)
+        )
+        rows.append([key, truth, answer, confidence_of(table, i), *table.scores[i].tolist()])
+    return rows
