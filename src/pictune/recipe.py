@@ -53,6 +53,9 @@ class DataSection:
     follow_outside: Annotated[bool, Setting("follow links that leave the folder")] = False
     max_bad: Annotated[float, Setting("share of unusable pictures that stops the run", low=0, high=1)] = 0.05
     min_side: Annotated[int, Setting("smallest side of a usable picture, pixels", low=1)] = 8
+    value_range: Annotated[
+        tuple[float, float] | None, Setting("what is black and what is white in pictures of floats or long integers")
+    ] = None
     max_pixels: Annotated[int, Setting("largest usable picture, pixels", low=1)] = 40_000_000
 
 

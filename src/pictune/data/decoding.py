@@ -23,10 +23,11 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, features
 from PIL.BmpImagePlugin import BmpImageFile
@@ -40,13 +41,13 @@ from pictune.data.headers import Exif, Header, Limits, Note, read_header, refuse
 from pictune.data.headers.header import normalise
 from pictune.errors import DataError
 
-__all__ = ["BACKGROUND", "DECODER", "Limits", "Picture", "decode", "read_bytes"]
+__all__ = ["BACKGROUND", "DECODER", "FileState", "Limits", "Picture", "decode", "read_bytes"]
 
 #: What transparent parts are laid on, in every channel.
 BACKGROUND = 255
 
 #: Changes when the same bytes may give other pixels; caches are keyed by it.
-DECODER = f"1 opencv-{cv2.__version__} pillow-{Image.__version__} webp-{features.version('webp')}"
+DECODER = f"1 opencv-{cv2.__version__} pillow-{PIL.__version__} webp-{features.version('webp')}"
 
 # The classes are named one by one, so that Pillow's other formats, some of which start programs,
 # can't be reached, whatever is registered.
@@ -63,9 +64,7 @@ _NOTE_OF_MODE = {
     "L": normalise("greyscale", "Greyscale; used as three equal channels."),
     "P": normalise("palette", "Palette; looked up."),
     "CMYK": normalise("cmyk", "CMYK; converted to RGB by the plain formula, ink by ink."),
-    **dict.fromkeys(
-        ("LA", "PA", "RGBA"), normalise("transparency", "Transparent parts were laid on white.")
-    ),
+    **dict.fromkeys(("LA", "PA", "RGBA"), normalise("transparency", "Transparent parts were laid on white.")),
 }
 _AGAIN = "Copy or download it again."
 
@@ -113,7 +112,7 @@ def decode(
         DataError: When the picture cannot be used. Its ``code`` says why: ``empty``, ``not_image``,
             ``lfs_pointer``, ``unsupported_format``, ``truncated``, ``corrupt``, ``too_large``,
             ``too_small``, ``too_elongated``, ``too_many_scans``, ``metadata_bomb``, ``not_finite``,
-            ``needs_range``; from a path also ``missing``, ``unreadable``, ``not_a_file``, ``changed``.
+            ``needs_range``; from a path also ``missing``, ``unreadable``, ``special_file``, ``changed``.
     """
     limits = limits or Limits()
     data = read_bytes(source, limits=limits) if isinstance(source, Path) else source
@@ -126,7 +125,28 @@ def decode(
     return Picture(upright, header.format, (*header.notes, *notes), header.exif)
 
 
-def read_bytes(path: Path, *, limits: Limits, expected: os.stat_result | None = None) -> bytes:
+class FileState(NamedTuple):
+    """What a file is and whether it is still the same: its kind, size and time of change."""
+
+    kind: int
+    size: int
+    changed_ns: int
+
+    @classmethod
+    def find(cls, path: Path) -> FileState | None:
+        """The state of a file, links followed, without opening it; None when it cannot be found."""
+        try:
+            return cls.of(path.stat())
+        except OSError:
+            return None
+
+    @classmethod
+    def of(cls, state: os.stat_result) -> FileState:
+        """The state in what the system says about a file."""
+        return cls(stat.S_IFMT(state.st_mode), state.st_size, state.st_mtime_ns)
+
+
+def read_bytes(path: Path, *, limits: Limits, expected: FileState | None = None) -> bytes:
     """Reads a regular file whole; anything else is never opened.
 
     Args:
@@ -135,33 +155,35 @@ def read_bytes(path: Path, *, limits: Limits, expected: os.stat_result | None = 
         expected: What the file was when it was listed.
 
     Raises:
-        DataError: ``missing``, ``unreadable``, ``not_a_file``, ``too_large`` or ``changed``.
+        DataError: ``missing``, ``unreadable``, ``special_file``, ``too_large`` or ``changed``.
     """
     try:
-        before = expected or path.stat()
-        if not stat.S_ISREG(before.st_mode):
-            raise refuse("not_a_file", "This is a folder, pipe, socket or device, not a file.", "Leave it out.")
-        limits.check_bytes(before.st_size)
+        before = expected or FileState.of(path.stat())
+        if not stat.S_ISREG(before.kind):
+            raise refuse(
+                "special_file", "This is a folder, pipe, socket or device, not a file.", "Leave it out."
+            )
+        limits.check_bytes(before.size)
         # Should a pipe have taken the file's place meanwhile, opening must not wait for its writer.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
-            if _identity(os.fstat(file.fileno())) != _identity(before):
+            if FileState.of(os.fstat(file.fileno())) != before:
                 raise _changed()
-            data = _read_all(file, before.st_size)
-            if len(data) != before.st_size or _identity(os.fstat(file.fileno())) != _identity(before):
+            data = _read_all(file, before.size)
+            if len(data) != before.size or FileState.of(os.fstat(file.fileno())) != before:
                 raise _changed()
     except FileNotFoundError as error:
         raise refuse("missing", "The file is not there any more.", "Put it back, or leave it out.") from error
     except OSError as error:
-        raise refuse("unreadable", f"The file cannot be read: {error.strerror}.", "Check who may read it.") from error
+        raise refuse(
+            "unreadable", f"The file cannot be read: {error.strerror}.", "Check who may read it."
+        ) from error
     return data
 
 
-def _identity(state: os.stat_result) -> tuple[int, int, int]:
-    return stat.S_IFMT(state.st_mode), state.st_size, state.st_mtime_ns
-
-
 def _changed() -> DataError:
-    return refuse("changed", "The file changed while it was being read.", "Run again when nothing writes to it.")
+    return refuse(
+        "changed", "The file changed while it was being read.", "Run again when nothing writes to it."
+    )
 
 
 def _read_all(file: io.FileIO, size: int) -> bytes:
@@ -195,7 +217,7 @@ def _opencv(header: Header, flags: int) -> NDArray[Any]:
     Raises:
         DataError: ``corrupt``.
     """
-    pixels = cv2.imdecode(np.frombuffer(header.payload, np.uint8), flags)
+    pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(header.payload, np.uint8), flags)
     if pixels is None or pixels.shape[:2] != (header.height, header.width):
         raise _corrupt(header, "")
     return pixels
@@ -232,7 +254,9 @@ def _rescaled(values: NDArray[Any], value_range: tuple[float, float] | None) -> 
         DataError: ``not_finite`` or ``needs_range``.
     """
     if not np.isfinite(values).all():
-        raise refuse("not_finite", "The picture holds values that are not numbers.", "Repair or leave it out.")
+        raise refuse(
+            "not_finite", "The picture holds values that are not numbers.", "Repair or leave it out."
+        )
     if value_range is None:
         raise refuse(
             "needs_range",
@@ -271,7 +295,9 @@ def _pillow_rgb(image: Image.Image, header: Header) -> tuple[NDArray[np.uint8], 
         grey = cv2.convertScaleAbs(np.asarray(image).astype(np.uint16), alpha=1 / 257)
         return cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), [_NOTE_OF_MODE["L"]]
     if mode not in _NOTE_OF_MODE and mode not in ("RGB", "RGBX", "YCbCr"):
-        raise refuse("unsupported_format", f"{header.format.upper()} of kind {mode} is not read.", "Save it as PNG.")
+        raise refuse(
+            "unsupported_format", f"{header.format.upper()} of kind {mode} is not read.", "Save it as PNG."
+        )
     notes = [_NOTE_OF_MODE[mode]] if mode in _NOTE_OF_MODE else []
     if image.has_transparency_data:
         if mode == "P":

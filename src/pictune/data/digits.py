@@ -174,16 +174,16 @@ def _originals(labels: NDArray[np.int64], seed: int) -> list[int]:
 
 
 def _placed(original: int, sources: Sources, *, size: int, rng: np.random.Generator) -> Placement:
-    height = size * between(rng, 0.6, 0.9)  # of the digit, in pixels
+    height = size * between(rng, 0.65, 0.9)  # of the digit, in pixels
     # The digit's corners reach beyond its own width when it is turned; some may be cut off, ink hardly.
     slack = (size - height) / 2
     x, y = (size / 2 + between(rng, -slack, slack) for _ in range(2))
     half = _CELLS / 2
     matrix = (
         affine(1, 0, x, 0, 1, y)
-        @ turn(between(rng, -12, 12))
+        @ turn(between(rng, -10, 10))
         @ zoom(height / _CELLS)
-        @ affine(between(rng, 0.8, 1.15), between(rng, -0.2, 0.2), 0, 0, 1, 0)
+        @ affine(between(rng, 0.8, 1.15), between(rng, -0.15, 0.15), 0, 0, 1, 0)
         @ affine(1, 0, -half, 0, 1, -half)
     )
     photograph = int(rng.integers(len(sources.photographs)))
@@ -195,7 +195,7 @@ def _placed(original: int, sources: Sources, *, size: int, rng: np.random.Genera
         matrix,
         photograph,
         window,
-        lightness=between(rng, 90, 150),
+        lightness=between(rng, 110, 160),
         tint=(between(rng, 0, 360), between(rng, 0.2, 1)),
     )
 
@@ -224,7 +224,7 @@ def coverage(placement: Placement, sources: Sources, *, size: int) -> NDArray[np
     cells = sources.digits[placement.original]
     spread = cv2.warpAffine(cells, matrix[:2], (size, size), flags=cv2.INTER_CUBIC)
     # A cell is grey where a pen passed through a part of it: its middle grey is the stroke's edge.
-    edge = np.clip((spread - 0.3) / 0.3, 0, 1)
+    edge = np.clip((spread - 0.4) / 0.3, 0, 1)
     soft: NDArray[np.float32] = edge * edge * (3 - 2 * edge)
     return soft
 

@@ -7,20 +7,29 @@ import hashlib
 import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import Any, BinaryIO, overload
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pictune.files import current_umask, disk_errors, replace_file
+
+Pixels = NDArray[np.uint8]
+
 #: Changes when the layout of the files or the way of shrinking changes; older stores are then not found.
 VERSION = 1
 
+_PART = ".part-"
+_NOTHING = np.empty(0, np.uint8)
 
-def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+
+def shrink(pixels: Pixels, side: int) -> Pixels:
     """Scales a picture so that its shorter side has ``side`` pixels; its shape is kept.
 
     Args:
@@ -35,8 +44,13 @@ def shrink(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     shorter = min(height, width)
     if shorter == side:
         return pixels
-    size = (side, round(height * side / shorter)) if width == shorter else (round(width * side / shorter), side)
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if side < shorter else cv2.INTER_LINEAR)
+    size = (
+        (side, round(height * side / shorter)) if width == shorter else (round(width * side / shorter), side)
+    )
+    scaled: Pixels = cv2.resize(
+        pixels, size, interpolation=cv2.INTER_AREA if side < shorter else cv2.INTER_LINEAR
+    )
+    return scaled
 
 
 def store_name(checksums: Sequence[str], *, side: int, decoder: str) -> str:
@@ -53,7 +67,7 @@ def store_name(checksums: Sequence[str], *, side: int, decoder: str) -> str:
     return f"pixels-{digest.hexdigest()[:40]}"
 
 
-class PixelStore:
+class PixelStore(Sequence[Pixels]):
     """Pictures of various sizes, uint8 RGB, mapped from one file and read only.
 
     Args:
@@ -67,26 +81,28 @@ class PixelStore:
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
         data = folder / f"{name}.bin"
-        try:
-            with np.load(folder / f"{name}.npz", allow_pickle=False) as index:
-                self._starts: NDArray[np.int64] = index["starts"]
-                self._sizes: NDArray[np.int32] = index["sizes"]
-            held = data.stat().st_size
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise FileNotFoundError(f"there is no complete pixel store {name} in {folder}") from error
-        if held != self._starts[-1]:
-            raise FileNotFoundError(f"the pixel store {name} in {folder} is not complete")
-        # An empty file can't be mapped.
-        self._bytes = np.memmap(data, np.uint8, mode="r") if held else np.empty(0, np.uint8)
+        index = load_arrays(folder / f"{name}.npz", {"starts", "sizes"})
+        if index is None or not data.is_file() or data.stat().st_size != index["starts"][-1]:
+            raise FileNotFoundError(f"there is no complete pixel store {name} in {folder}")
+        self._starts: NDArray[np.int64] = index["starts"]
+        self._sizes: NDArray[np.int32] = index["sizes"]
+        # An empty file cannot be mapped.
+        self._bytes = np.memmap(data, np.uint8, mode="r").view(np.ndarray) if self.nbytes else _NOTHING
 
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def __getitem__(self, position: int) -> NDArray[np.uint8]:
+    @overload
+    def __getitem__(self, position: int) -> Pixels: ...
+    @overload
+    def __getitem__(self, position: slice) -> list[Pixels]: ...
+    def __getitem__(self, position: int | slice) -> Pixels | list[Pixels]:
         """The picture at a position: uint8 [height, width, 3], a read-only view without a copy."""
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
         height, width = self._sizes[position]
         start = self._starts[position % len(self)]
-        return np.asarray(self._bytes[start : start + int(height) * int(width) * 3]).reshape(height, width, 3)
+        return self._bytes[start : start + 3 * int(height) * int(width)].reshape(height, width, 3)
 
     @property
     def sizes(self) -> NDArray[np.int32]:
@@ -100,21 +116,24 @@ class PixelStore:
 
 
 class PixelWriter:
-    """Writes a store picture by picture; nothing can be seen of it before `commit`.
+    """Writes a store picture by picture; nothing of it can be seen before `commit`.
 
     Use it as a context manager: what is not committed is removed. Two writers may write the same
     store at once, since each has a file of its own and the later rename replaces equal content.
 
     Args:
-        folder: Where the store will be; it is made when absent.
+        folder: Where the store will be; it must exist.
+
+    Raises:
+        MachineError: When the disk is full or may not be written.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(folder)
         self._folder = folder
-        self._file = open_part(folder)
         self._sizes: list[tuple[int, int]] = []
+        with disk_errors(folder):
+            _remove_abandoned(folder)
+            self._path, self._file = _open_part(folder)
 
     def __enter__(self) -> PixelWriter:
         return self
@@ -122,34 +141,69 @@ class PixelWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        discard(self._file)
+        self._path.unlink(missing_ok=True)
+        # What was not committed is not wanted, so a full disk does not matter any more.
+        with suppress(OSError):
+            self._file.close()
 
-    def add(self, pixels: NDArray[np.uint8]) -> None:
+    def add(self, pixels: Pixels) -> None:
         """Appends one picture, uint8 [height, width, 3]."""
-        self._file.write(np.ascontiguousarray(pixels).data)
+        with disk_errors(self._path):
+            self._file.write(np.ascontiguousarray(pixels).data)
         self._sizes.append((pixels.shape[0], pixels.shape[1]))
 
     def commit(self, name: str) -> PixelStore:
-        """Makes the store visible under its name, whole, and opens it."""
+        """Makes the store visible under its name, whole and safely on disk, and opens it."""
         sizes = np.array(self._sizes, np.int32).reshape(-1, 2)
         starts = np.concatenate([[0], np.cumsum(3 * sizes.astype(np.int64).prod(axis=1))])
-        publish(self._file, self._folder / f"{name}.bin")
-        # The index comes last: a store without one does not exist.
+        with disk_errors(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            os.fchmod(self._file.fileno(), 0o666 & ~current_umask())
+            self._path.replace(self._folder / f"{name}.bin")
+        # The index comes last and syncs the folder: a store without one does not exist.
         save_arrays(self._folder / f"{name}.npz", {"starts": starts, "sizes": sizes})
         return PixelStore(self._folder, name)
 
 
-_PART = ".part"
+def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Replaces a file of named arrays in one step.
+
+    Raises:
+        MachineError: When the disk is full or may not be written.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    replace_file(path, write)
 
 
-def open_part(folder: Path) -> IO[bytes]:
-    """A new temporary file in a folder, locked for as long as it is open."""
+def load_arrays(path: Path, names: Set[str]) -> dict[str, NDArray[Any]] | None:
+    """The named arrays in a file; None when it is absent, damaged or lacks one of them."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
+
+
+def _open_part(folder: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file that stays locked for as long as it is open."""
     while True:
-        number, path = tempfile.mkstemp(suffix=_PART, dir=folder)
+        number, path = tempfile.mkstemp(prefix=_PART, dir=folder)
         file = os.fdopen(number, "wb")
         fcntl.flock(number, fcntl.LOCK_EX)
-        # Another process may have taken it for abandoned before the lock was ours.
+        # Before the lock was ours, another process may have taken the file for abandoned.
         if os.fstat(number).st_nlink:
-            _PATHS[file.fileno()] = Path(path)
-            return file
+            return Path(path), file
         file.close()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes the temporary files of processes that were killed; those of living ones are locked."""
+    for path in folder.glob(f"{_PART}*"):
+        with suppress(OSError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()

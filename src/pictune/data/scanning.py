@@ -16,14 +16,15 @@ import re
 import stat
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from pictune.data.finding import Finding, Outcome
+from pictune.data.headers import SUFFIXES
 
-_READ = ".jpg .jpeg .jpe .jfif .png .apng .bmp .dib .gif .webp .tif .tiff .ppm .pgm .pbm .pnm"
-# These are pictures too. Decoding says of each whether it can be read, so that none is lost in silence.
-_RARE = ".heic .heif .avif .jxl .jp2 .j2k .svg .psd .eps"
-IMAGE_SUFFIXES = frozenset(f"{_READ} {_RARE}".split())
+# Rare kinds are listed too: decoding says of each that it is not read, so that none is lost in silence.
+_RARE = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".eps")
+IMAGE_SUFFIXES = frozenset((*chain.from_iterable(SUFFIXES.values()), *_RARE))
 _IGNORED_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "__pycache__"})
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _MAGIC_BOXES = (b"heic", b"heix", b"mif1", b"avif", b"avis")

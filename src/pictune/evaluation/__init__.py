@@ -1,0 +1,1 @@
+"""How good it is, how sure we are, and what it gets wrong."""

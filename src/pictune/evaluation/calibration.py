@@ -28,7 +28,7 @@ from pictune.tasks.table import ClassTable
 Floats = NDArray[np.float64]
 
 BINS = 15
-_TRIED_ERRORS = 40  # true calibration errors that the interval tries
+_TRIED_ERRORS = 20  # true calibration errors that the interval tries
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def fit_verdict(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         known = "1 epoch has" if len(told) == 1 else f"{len(told)} epochs have"
         return _answer(
             TOO_LITTLE,
-            f"Only {known} both a training and a validation loss; {FEWEST_EPOCHS} are needed to see a course.",
+            f"Only {known} both a training and a validation loss; it takes {FEWEST_EPOCHS} to see a course.",
             None,
         )
     best = min(told, key=lambda row: row["val_loss"])
@@ -47,7 +47,7 @@ def _answer(verdict: str, sentence: str, best_epoch: int | None) -> dict[str, An
     return {"verdict": verdict, "sentence": sentence, "best_epoch": best_epoch}
 
 
-def _finite(value: Any) -> bool:  # noqa: ANN401  a journal may hold anything
+def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -98,5 +98,5 @@ def _scores(row: Mapping[str, Any]) -> list[tuple[str, float, float]]:
     names = [
         name.removeprefix("train_") for name in row if name.startswith("train_") and name != "train_loss"
     ]
-    pairs = [(name, row[f"train_{name}"], row.get(f"val_{name}")) for name in names]
-    return [(name, a, b) for name, a, b in pairs if _finite(a) and _finite(b)]
+    both = [name for name in names if _finite(row[f"train_{name}"]) and _finite(row.get(f"val_{name}"))]
+    return [(name, row[f"train_{name}"], row[f"val_{name}"]) for name in both]

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 Floats = NDArray[np.float64]
 Real = float | Floats
@@ -50,8 +50,10 @@ class Number:
 
     def carried(self, rising: Callable[[float], float]) -> Number:
         """The number on another scale: a rising function carries value and interval over."""
-        ends = (None if end is None else float(rising(end)) for end in (self.value, self.low, self.high))
-        return Number(*ends, reason=self.reason, note=self.note)
+        value, low, high = (
+            None if x is None else float(rising(x)) for x in (self.value, self.low, self.high)
+        )
+        return Number(value, low, high, reason=self.reason, note=self.note)
 
     def to_json(self) -> dict[str, Any]:
         """The number as it stands in report.json."""
@@ -131,10 +133,10 @@ class Clusters:
         """
         tail = (1 + confidence) / 2
         if not self.grouped:
-            return np.asarray(stats.norm.ppf(tail))
+            return np.asarray(special.ndtri(tail))
         # With a single unit the crowding leaves one trial at most; Student's quantile does not exist there.
         degrees = np.maximum(self.count if units is None else units, 2) - 1
-        return np.asarray(stats.t.ppf(tail, degrees))
+        return np.asarray(special.stdtrit(degrees, tail))
 
 
 def wilson(share: Real, trials: Real, quantile: Real) -> tuple[Floats, Floats]:
@@ -270,7 +272,7 @@ def positive_mean(values: Floats, *, clusters: Clusters, confidence: float) -> N
     variance = clusters.variance(values - mean) * (
         1 if clusters.grouped else clusters.size / (clusters.size - 1)
     )
-    reach = stats.t.ppf((1 + confidence) / 2, clusters.count - 1) * np.sqrt(variance) / mean
+    reach = special.stdtrit(clusters.count - 1, (1 + confidence) / 2) * np.sqrt(variance) / mean
     return Number(mean, float(mean * np.exp(-reach)), float(mean * np.exp(reach)))
 
 

@@ -23,6 +23,7 @@ from pictune.models.blueprint import (
     network_card,
 )
 from pictune.models.cnn import Cnn
+from pictune.models.hub import brief
 from pictune.models.weights import Weights, differences, read_tensors
 
 # These families of timm load weights without insisting that every layer is in the file; so we insist.
@@ -160,20 +161,21 @@ def _loaded(
     """
     last = tensors.get(f"{blueprint.last_layer}.weight")
     candidates = (0, blueprint.default_outputs) if last is None else (last.shape[0],)
-    causes: Exception | None = None
+    first: Exception | None = None
     for rows in dict.fromkeys(candidates):
         try:
             # A copy, because timm takes entries out while it reads.
             return blueprint.make(rows, image_size=image_size, tensors=dict(tensors)), rows
         except MISFIT as error:
-            causes = causes or error
+            first = first or error
+    assert first is not None
     with torch.device("meta"):
         expected = blueprint.make(candidates[0], image_size=image_size).state_dict()
     raise WeightsError(
         f"the weights {file} are not of {blueprint.name}",
-        causes=differences(tensors, expected),
+        causes=differences(tensors, expected) or [brief(first)],
         instead="Name the network that they were made with (model.name), or other weights.",
-    ) from causes
+    ) from first
 
 
 def _check_complete(network: nn.Module, tensors: dict[str, Tensor], *, file: str) -> None:

@@ -69,7 +69,8 @@ def find_weights(
     """Finds the weights a network starts from, downloading them when needed.
 
     What the hub's cache holds is used without asking the hub. A network that is off is noticed
-    within two seconds.
+    within two seconds. `auto` never hides damage: a download that breaks off, a wrong checksum or a
+    licence that is not permitted is an error for it too.
 
     Args:
         wanted: ``auto`` (the hub's if they can be had, else none), ``hub``, ``none``, or a path to a

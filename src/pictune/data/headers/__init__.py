@@ -40,6 +40,8 @@ _READERS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, Limits], Header]
     (lambda data: data.startswith(b"BM") and len(data) > 14 and data[6:10] == bytes(4), read_bmp),
 )
 
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+
 _SAVE_AS = "Save it as JPEG or PNG."
 _PHONE = "Convert it to JPEG or PNG first; phones and `heif-convert`, `avifdec` or `djxl` can."
 
@@ -57,7 +59,6 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (
     ("OpenEXR", lambda data: data.startswith(b"v/1\x01"), _SAVE_AS),
     ("Windows icon", lambda data: data.startswith(b"\0\0\x01\0") and data[5:6] == b"\0", _SAVE_AS),
 )
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -81,7 +82,9 @@ def read_header(data: bytes, limits: Limits) -> Header:
         raise refuse("empty", "The file is empty.", "Copy or download it again.")
     if data.startswith(_LFS_POINTER):
         raise refuse(
-            "lfs_pointer", "The file is a Git LFS pointer, not the picture.", "Run `git lfs pull` and try again."
+            "lfs_pointer",
+            "The file is a Git LFS pointer, not the picture.",
+            "Run `git lfs pull` and try again.",
         )
     for recognises, read in _READERS:
         if recognises(data):

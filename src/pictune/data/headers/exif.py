@@ -37,11 +37,15 @@ class Exif:
     broken: bool = False
 
 
+#: What is known about a file without EXIF data.
+UNKNOWN = Exif()
+
+
 class Entry(NamedTuple):
     """One tag: its kind, how many values, where they lie, and its twelve bytes as stored."""
 
     kind: int
-    count: int
+    amount: int
     position: int
     size: int
     raw: bytes
@@ -99,9 +103,9 @@ class TagReader:
 
     def numbers(self, entry: Entry | None) -> tuple[int, ...]:
         """An entry's whole numbers; empty when it is absent or holds something else."""
-        if entry is None or entry.kind not in _LETTER_OF_KIND or entry.count > _MAX_NUMBERS:
+        if entry is None or entry.kind not in _LETTER_OF_KIND or entry.amount > _MAX_NUMBERS:
             return ()
-        pattern = f"{self.order}{entry.count}{_LETTER_OF_KIND[entry.kind]}"
+        pattern = f"{self.order}{entry.amount}{_LETTER_OF_KIND[entry.kind]}"
         return struct.unpack_from(pattern, self._data, entry.position)
 
     def text(self, entry: Entry | None) -> str:
@@ -120,7 +124,7 @@ class TagReader:
 def read_exif(block: bytes | None) -> Exif:
     """The EXIF fields in a block as JPEG, PNG and WebP carry it; broken blocks give the defaults."""
     if block is None:
-        return Exif()
+        return UNKNOWN
     try:
         reader = TagReader(block.removeprefix(b"Exif\0\0"))
         entries, complete = reader.directory(reader.first)

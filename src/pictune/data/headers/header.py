@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pictune.data.finding import Outcome
-from pictune.data.headers.exif import Exif
+from pictune.data.headers.exif import UNKNOWN, Exif
 from pictune.errors import DataError
 
 
@@ -96,7 +96,9 @@ class Limits:
             )
         if min(width, height) < self.min_side:
             raise refuse(
-                "too_small", f"The picture has {size}; each side needs at least {self.min_side}.", "Leave it out."
+                "too_small",
+                f"The picture has {size}; each side needs at least {self.min_side}.",
+                "Leave it out.",
             )
 
 
@@ -122,7 +124,7 @@ class Header:
     height: int
     payload: bytes
     notes: tuple[Note, ...] = ()
-    exif: Exif = Exif()
+    exif: Exif = UNKNOWN
     depth: int = 8
     grey_key: int | None = None
     inverted: bool = False
@@ -161,7 +163,9 @@ def colour_profile_notes(profile: bytes | None) -> tuple[Note, ...]:
         return (warn("colour_profile", "The colour profile is broken; it was ignored."),)
     if b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile:
         return ()
-    return (warn("colour_profile", "The colour profile is not sRGB; it was ignored, colours may look duller."),)
+    return (
+        warn("colour_profile", "The colour profile is not sRGB; it was ignored, colours may look duller."),
+    )
 
 
 def trailing_notes(rest: bytes) -> tuple[Note, ...]:
@@ -169,15 +173,21 @@ def trailing_notes(rest: bytes) -> tuple[Note, ...]:
     if not rest:
         return ()
     if b"PK\x03\x04" in rest:
-        return (warn("polyglot", f"A ZIP archive is hidden behind the picture ({len(rest):,} bytes); not read."),)
-    return (warn("trailing_bytes", f"{len(rest):,} bytes follow the end of the picture; they were not read."),)
+        return (
+            warn("polyglot", f"A ZIP archive is hidden behind the picture ({len(rest):,} bytes); not read."),
+        )
+    return (
+        warn("trailing_bytes", f"{len(rest):,} bytes follow the end of the picture; they were not read."),
+    )
 
 
 def exif_notes(exif: Exif) -> tuple[Note, ...]:
     """Notes about broken EXIF data and about a rotation."""
     notes = []
     if exif.broken:
-        notes.append(normalise("exif_ignored", "The EXIF data are broken; what could not be read was ignored."))
+        notes.append(
+            normalise("exif_ignored", "The EXIF data are broken; what could not be read was ignored.")
+        )
     if exif.orientation != 1:
-        notes.append(normalise("rotated", f"Turned upright as its EXIF orientation {exif.orientation} says."))
+        notes.append(normalise("rotated", "Turned upright as its EXIF orientation says."))
     return tuple(notes)

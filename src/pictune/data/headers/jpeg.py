@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pictune.data.headers.exif import read_exif
+from pictune.data.headers.exif import UNKNOWN, read_exif
 from pictune.data.headers.header import (
     Header,
     Limits,
@@ -38,13 +38,13 @@ def read_jpeg(data: bytes, limits: Limits) -> Header:
     """
     size = None
     components = 0
-    exif = None
+    exif = UNKNOWN
     profile: dict[int, bytes] = {}
     several = False
     for marker, start, end in _segments(data):
         if marker in _FRAMES:
             size, components = _frame(data[start:end], marker, limits)
-        elif marker == 0xE1 and exif is None and data.startswith(b"Exif\0\0", start):
+        elif marker == 0xE1 and exif is UNKNOWN and data.startswith(b"Exif\0\0", start):
             exif = read_exif(data[start:end])
         elif marker == 0xE2 and data.startswith(b"ICC_PROFILE\0", start) and end - start > 14:
             profile[data[start + 12]] = data[start + 14 : end]
@@ -54,7 +54,6 @@ def read_jpeg(data: bytes, limits: Limits) -> Header:
     if size is None:
         raise refuse("corrupt", "The JPEG has no frame header.", "Copy it again from its source.")
     finish, damaged = _walk_scans(data, scans_begin, limits)
-    exif = exif or read_exif(None)
     notes = [*exif_notes(exif), *_component_notes(components)]
     if damaged:
         notes.append(warn("damaged", "Stray markers lie inside the picture data; parts may be wrong."))
@@ -69,7 +68,7 @@ def read_jpeg(data: bytes, limits: Limits) -> Header:
 
 def _segments(data: bytes) -> list[tuple[int, int, int]]:
     """Marker, start and end of each segment's content, up to and with the first start of scan."""
-    found = []
+    found: list[tuple[int, int, int]] = []
     position = 2
     while len(found) < _MAX_SEGMENTS:
         position = data.find(b"\xff", position)
@@ -104,7 +103,7 @@ def _frame(content: bytes, marker: int, limits: Limits) -> tuple[tuple[int, int]
         coding = "Huffman" if marker in _HUFFMAN_FRAMES else "arithmetic, lossless or hierarchical"
         raise refuse(
             "unsupported_format",
-            f"This JPEG uses {coding} coding with {precision} bits and {components} channels, which is not read.",
+            f"This JPEG uses {coding} coding, {precision} bits and {components} channels; that is not read.",
             "Save it as an ordinary 8-bit JPEG or as PNG.",
         )
     return (width, height), components

@@ -20,7 +20,13 @@ from pictune.data.headers.header import (
 
 _SIGNATURE_SIZE = 8
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGBA = 0, 2, 3, 4, 6
-_DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), _GREY_ALPHA: (8, 16), _RGBA: (8, 16)}
+_DEPTHS = {
+    _GREY: (1, 2, 4, 8, 16),
+    _RGB: (8, 16),
+    _PALETTE: (1, 2, 4, 8),
+    _GREY_ALPHA: (8, 16),
+    _RGBA: (8, 16),
+}
 _NEEDED = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
 _MAX_CHUNKS = 200_000
 
@@ -47,7 +53,9 @@ def read_png(data: bytes, limits: Limits) -> Header:
     if b"IDAT" not in first or (colour == _PALETTE and b"PLTE" not in first):
         raise refuse("corrupt", "The PNG lacks its pixels or its palette.", "Copy it again from its source.")
     exif = read_exif(first.get(b"eXIf"))
-    profile = inflate(first[b"iCCP"].partition(b"\0")[2][1:], limits.max_metadata) if b"iCCP" in first else None
+    profile = (
+        inflate(first[b"iCCP"].partition(b"\0")[2][1:], limits.max_metadata) if b"iCCP" in first else None
+    )
     transparency = first.get(b"tRNS")
     return Header(
         "png",
@@ -82,7 +90,7 @@ def _image_header(data: bytes, limits: Limits) -> tuple[int, int, int, int]:
 
 def _chunks(data: bytes) -> tuple[list[tuple[bytes, int, int]], int]:
     """Name, start and end of each chunk's content, and where the file's last chunk ends."""
-    found = []
+    found: list[tuple[bytes, int, int]] = []
     position = _SIGNATURE_SIZE
     while len(found) < _MAX_CHUNKS:
         start = position + 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pictune.data.headers.exif import Exif, read_exif
+from pictune.data.headers.exif import UNKNOWN, read_exif
 from pictune.data.headers.header import (
     Header,
     Limits,
@@ -98,7 +98,7 @@ def read_webp(data: bytes, limits: Limits) -> Header:
     if stop > len(data):
         raise refuse("truncated", "The WebP ends before its picture does.", _AGAIN)
     frames, position = 0, 12
-    exif, profile = Exif(), None
+    exif, profile = UNKNOWN, None
     while position + 8 <= stop:
         name, length = data[position : position + 4], _little(data, position + 4, 4)
         content = position + 8

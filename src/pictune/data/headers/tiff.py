@@ -36,15 +36,21 @@ def read_tiff(data: bytes, limits: Limits) -> Header:
         reader = TagReader(data)
         entries, complete = reader.directory(reader.first)
     except ValueError as error:
-        raise refuse("truncated", f"The TIFF cannot be read: {error}.", "Copy or download it again.") from error
+        raise refuse(
+            "truncated", f"The TIFF cannot be read: {error}.", "Copy or download it again."
+        ) from error
     if _DNG_VERSION in entries or data[8:10] == b"CR":
-        raise refuse("unsupported_format", "The file is a camera's raw file, which is not read.", "Export it as JPEG.")
+        raise refuse(
+            "unsupported_format", "The file is a camera's raw file, which is not read.", "Export it as JPEG."
+        )
     width, height = (reader.numbers(entries.get(tag))[:1] or (0,) for tag in (_WIDTH, _HEIGHT))
     limits.check_size(width[0], height[0])
     bits = set(reader.numbers(entries.get(_BITS)) or (1,))
     formats = set(reader.numbers(entries.get(_SAMPLE_FORMAT)) or (_UNSIGNED,))
-    if len(bits) > 1 or len(formats) > 1 or any(entries[tag].count != 1 for tag in _SINGLE & entries.keys()):
-        raise refuse("unsupported_format", "The TIFF mixes kinds of channels.", "Save it as 8-bit PNG or TIFF.")
+    if len(bits) > 1 or len(formats) > 1 or any(entries[tag].amount != 1 for tag in _SINGLE & entries.keys()):
+        raise refuse(
+            "unsupported_format", "The TIFF mixes kinds of channels.", "Save it as 8-bit PNG or TIFF."
+        )
     depth = bits.pop()
     exif = exif_of(reader, entries, complete=complete)
     return Header(

@@ -45,16 +45,14 @@ def _figure(kind: str, title: str, attributes: Attributes, *children: str) -> Ma
 def interval_bar(measure: Mapping[str, Any], *, label: str, top: float = 1.0) -> Markup:
     """A value as a dot and its interval as a whisker, on a track from zero to ``top``."""
     value, low, high = (measure.get(name) for name in ("value", "low", "high"))
-    has_interval = is_number(low) and is_number(high)
-    title = f"{label}: {number(value)}" + (
-        f", between {number(low)} and {number(high)}" if has_interval else ""
-    )
+    title = f"{label}: {number(value)}"
     parts = [tag("line", {"class": "track", "x1": "0", "x2": "100%", "y1": 9, "y2": 9})]
     parts += [
         tag("line", {"class": "tick", "x1": x, "x2": x, "y1": 5, "y2": 13})
         for x in ("0%", "25%", "50%", "75%", "100%")
     ]
-    if has_interval:
+    if is_number(low) and is_number(high):
+        title += f", between {number(low)} and {number(high)}"
         left, right = (_percent(min(max(end / top, 0), 1)) for end in (low, high))
         parts.append(tag("line", {"class": "whisker", "x1": left, "x2": right, "y1": 9, "y2": 9}))
         parts += [tag("line", {"class": "cap", "x1": x, "x2": x, "y1": 5, "y2": 13}) for x in (left, right)]
@@ -71,7 +69,12 @@ def stacked_bar(parts: Sequence[tuple[str, float]], *, label: str, top: float) -
     bars, start = [], 0.0
     for position, (_, amount) in enumerate(parts):
         if amount > 0:
-            place = {"x": _percent(start / top), "width": _percent(amount / top), "y": 3, "height": 12}
+            place: Attributes = {
+                "x": _percent(start / top),
+                "width": _percent(amount / top),
+                "y": 3,
+                "height": 12,
+            }
             bars.append(tag("rect", {"class": f"part part-{position}", **place}))
         start += amount
     return _figure("stack", title, {"height": 18}, *bars)
@@ -120,8 +123,10 @@ def line_chart(series: Sequence[Series], *, title: str, mark: tuple[float, str] 
 
 def scale(low: float, high: float) -> list[float]:
     """About four round numbers that enclose a range, ascending; at least two, for any range."""
-    if high - low < 1e-9 * max(abs(low), abs(high), 1e-9):
-        low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
+    size = max(abs(low), abs(high))
+    if high - low < 1e-9 * max(size, 1e-9):
+        margin = size / 2 if size > 1e-9 else 0.5
+        low, high = low - margin, high + margin
     rough = (high - low) / 3
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * (1 - 1e-9))
@@ -162,7 +167,9 @@ def _epoch_tick(share: float, text: str) -> Markup:
 def _mark(share: float, text: str) -> Markup:
     x = _percent(share)
     line = tag("line", {"class": "mark", "x1": x, "x2": x, "y1": "0", "y2": "100%"})
-    side = {"class": "mark-text end", "dx": -6} if share > 0.5 else {"class": "mark-text", "dx": 6}
+    side: Attributes = (
+        {"class": "mark-text end", "dx": -6} if share > 0.5 else {"class": "mark-text", "dx": 6}
+    )
     return line + tag("text", {**side, "x": x, "y": 0, "dy": "-0.5em"}, text)
 
 

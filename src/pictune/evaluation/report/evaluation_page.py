@@ -111,7 +111,7 @@ def _verdict(report: Report, name: str | None, measure: Report) -> str:
     if name is None or not is_number(value):
         return f"There is no headline number for {who}."
     if name == "accuracy":
-        return f"{who} gets about {out_of(value)} images right."
+        return f"{who} gets {out_of(value)} images right."
     return f"{who} reaches a {title_of(name)} of {amount(name, value)}."
 
 

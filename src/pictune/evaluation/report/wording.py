@@ -110,11 +110,13 @@ def amount(metric: str, value: Any) -> str:
 
 
 def out_of(share: float) -> str:
-    """A share as a count that is easy to picture, such as 93 in 100; finer where 100 would claim too much."""
-    hundred = round(100 * share)
-    if hundred in (0, 100) and share not in (0, 1):
-        return f"{round(1000 * share)} in {count(1000)}"
-    return f"{hundred} in 100"
+    """A share as an amount that is easy to picture, such as about 93 in 100; never all when it is not all."""
+    if share in (0, 1):
+        return "all" if share else "none of the"
+    for whole in (100, 1000):
+        if 0 < (part := round(whole * share)) < whole:
+            return f"about {part} in {count(whole)}"
+    return "nearly all" if share > 0.5 else "hardly any"
 
 
 def plural(amount: Any, noun: str, nouns: str = "") -> str:

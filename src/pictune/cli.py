@@ -1,0 +1,263 @@
+"""The command line: one subcommand a verb. It parses, calls and prints; it decides nothing.
+
+Results go to stdout (with ``--json`` as one JSON object), everything else to stderr. Heavy libraries
+are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pictune.errors import PictuneError
+from pictune.version import __version__
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from pictune.evaluation.reporting import Report
+
+app = typer.Typer(
+    name="pictune",
+    help="Fine-tune image models that people can trust: every number has an interval.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[Path, typer.Argument(help="A folder of class folders, or a table of paths and labels.")]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/latest.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Any setting; all of them: pictune recipe.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+
+
+def main() -> None:
+    """Runs the command line; user errors become one message and an exit code, without a traceback."""
+    try:
+        app()
+    except PictuneError as error:
+        typer.echo(f"pictune: {error}", err=True)
+        sys.exit(error.exit_code)
+    except MemoryError:
+        typer.echo("pictune: memory ran out; close other programs or use smaller pictures and batches", err=True)
+        sys.exit(3)
+    except KeyboardInterrupt:
+        typer.echo("pictune: stopped", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has gone; there is nobody left to tell
+        sys.exit(141)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature
+    if wanted:
+        typer.echo(f"pictune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # noqa: FBT002 - typer's signature
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _print_json(verb: str, started: float, facts: Mapping[str, Any]) -> None:
+    seconds = round(time.monotonic() - started, 2)
+    typer.echo(json.dumps({"verb": verb, **facts, "seconds": seconds}, ensure_ascii=True, allow_nan=False))
+
+
+def _shown(path: Path) -> str:
+    """A path as people write it: relative to where they are when it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+class _Bars:
+    """Shows training as progress bars on stderr, and one line an epoch."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bar: TaskID | None = None
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
+        text = f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}"
+        if self._bar is None:
+            self._bar = self._progress.add_task(text, total=epochs * steps)
+        self._progress.update(self._bar, completed=epoch * steps + step, description=text)
+
+    def epoch(self, facts: Mapping[str, Any]) -> None:
+        star = " *" if facts["best"] else ""
+        self._progress.console.print(
+            f"epoch {facts['epoch']:>3}  loss {facts['train_loss']:.4f}  validation accuracy "
+            f"{facts['val_accuracy']:.4f}  macro F1 {facts['val_macro_f1']:.4f}{star}",
+            highlight=False,
+        )
+
+    def say(self, sentence: str) -> None:
+        self._progress.console.print(sentence, highlight=False, markup=False)
+
+
+@contextmanager
+def _bars() -> Iterator[_Bars]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True, soft_wrap=True), transient=True) as progress:
+        yield _Bars(progress)
+
+
+def _print_run(verb: str, started: float, run_path: Path, *, as_json: bool) -> None:
+    from pictune.evaluation.reporting import Report
+    from pictune.run import Run
+
+    run = Run(run_path)
+    report = Report.open(run.report(str(run.read("status.json")["report"])))
+    _print_report(verb, started, run.path, report, as_json=as_json)
+
+
+def _print_report(verb: str, started: float, run_path: Path, report: Report, *, as_json: bool) -> None:
+    if as_json:
+        facts = {"run": _shown(run_path), "report": _shown(report.folder), "metrics": report.metrics}
+        _print_json(verb, started, facts)
+    else:
+        typer.echo(report.summary())
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Gets the pictures and the run.")] = Path("pictune-demo"),
+    seed: Annotated[int, typer.Option(help="Where all randomness starts.")] = 0,
+    as_json: Json = False,  # noqa: FBT002 - typer's signature
+) -> None:
+    """Train and judge a classifier on digits drawn into photographs; about a minute, no download."""
+    started = time.monotonic()
+    from pictune.verbs.demo import demo as verb
+
+    with _bars() as bars:
+        run = verb(folder, seed=seed, watcher=bars)
+    _print_run("demo", started, run.path, as_json=as_json)
+
+
+@app.command()
+def audit(
+    data: Data,
+    group_by: Annotated[str | None, typer.Option(help="A column, re:<regular expression>, exif:date, exif:camera.")] = None,
+    out: Annotated[Path, typer.Option(help="Gets audit.html and audit.json.")] = Path("audit"),
+    settings: Settings = None,
+    as_json: Json = False,  # noqa: FBT002 - typer's signature
+) -> None:
+    """Say what is wrong with the data, before any training; change nothing."""
+    started = time.monotonic()
+    from pictune.verbs.audit import audit as verb
+
+    result = verb(data, settings=settings or (), group_by=group_by, folder=out)
+    if as_json:
+        _print_json("audit", started, {"report": _shown(result.folder), "audit": result.content})
+    else:
+        typer.echo(result.summary())
+
+
+@app.command()
+def train(  # noqa: PLR0913 - the flags people touch most
+    data: Annotated[Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")],
+    model: Annotated[str | None, typer.Option(help="cnn, or any timm backbone.")] = None,
+    weights: Annotated[str | None, typer.Option(help="auto, hub, none, or a file.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the square the network sees, pixels.")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Passes over the pictures; +N extends a finished run.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    augment: Annotated[str | None, typer.Option(help="none, light, medium or heavy.")] = None,
+    loss: Annotated[str | None, typer.Option(help="A loss by name, such as focal.")] = None,
+    group_by: Annotated[str | None, typer.Option(help="What must stay in one split: a column, re:…, exif:date.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Where all randomness starts.")] = None,
+    settings: Settings = None,
+    recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")] = False,  # noqa: FBT002
+    runs: Annotated[Path, typer.Option(help="The folder that holds all runs.")] = Path("runs"),
+    name: Annotated[str | None, typer.Option(help="Of the new run.")] = None,
+    new: Annotated[bool, typer.Option("--new", help="Start anew where an unfinished run could go on.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Fine-tune a model and report how good it is; called again, an unfinished run goes on."""
+    started = time.monotonic()
+    from pictune.verbs.train import train as verb
+
+    with _bars() as bars:
+        run = verb(
+            data,
+            recipe=recipe,
+            settings=settings or (),
+            model=model,
+            weights=weights,
+            image_size=image_size,
+            epochs=int(epochs) if epochs is not None and epochs.isdecimal() else epochs,
+            batch_size=batch_size,
+            learning_rate=lr,
+            augmentation=augment,
+            loss=loss,
+            group_by=group_by,
+            seed=seed,
+            allow_leaks=True if allow_leaks else None,
+            runs=runs,
+            name=name,
+            new=new,
+            watcher=bars,
+        )
+    _print_run("train", started, run.path, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="test, val or train; test where there is one.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Other labelled pictures to judge the model on.")] = None,
+    as_json: Json = False,  # noqa: FBT002 - typer's signature
+) -> None:
+    """Judge a run's model and write its report."""
+    started = time.monotonic()
+    from pictune.verbs.evaluate import evaluate as verb
+
+    _print_report("evaluate", started, run.resolve(), verb(run, split=split, data=data), as_json=as_json)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
+    as_json: Json = False,  # noqa: FBT002 - typer's signature
+) -> None:
+    """Ask a run's model about pictures."""
+    started = time.monotonic()
+    from pictune.verbs.predict import predict as verb
+
+    result = verb(run, *pictures)
+    if as_json:
+        facts = {"run": _shown(run.resolve()), "predictions": result.rows(), "unreadable": result.unreadable}
+        _print_json("predict", started, facts)
+    else:
+        typer.echo(result.summary())
+
+
+@app.command()
+def recipe(
+    file: Annotated[Path | None, typer.Argument(help="A YAML recipe to complete and check.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Print every setting with its meaning, range and default."""
+    from pictune.verbs.recipe import recipe as verb
+
+    typer.echo(verb(file, settings=settings or ()), nl=False)

@@ -1,0 +1,116 @@
+"""`Report`: numbers with intervals in a folder, and the sentences one would say about them.
+
+    reports/test/
+        report.json      everything, in a stable shape
+        report.html      the same as one page that loads nothing
+        per_class.csv, confusion.csv, predictions.csv
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.errors import RunError
+from pictune.evaluation.measurement import Measurement
+from pictune.evaluation.report.page import render_report
+from pictune.evaluation.tables import write_tables
+from pictune.files import write_json, write_text
+
+SHOWN_FIRST = ("accuracy", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece")
+WORST_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Report:
+    """Numbers with intervals, tables, pictures, findings.
+
+    Args:
+        folder: Where it lies.
+        content: What report.json holds.
+    """
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        """Each metric's ``value``, ``low`` and ``high``; value None with a ``reason`` when it has no meaning."""
+        metrics: Mapping[str, Mapping[str, Any]] = self.content["metrics"]
+        return metrics
+
+    def summary(self) -> str:
+        """The report in a few lines of text."""
+        content = self.content
+        percent = round(100 * content["confidence"])
+        lines = [
+            f"{content['run']} on {content['n']:,} pictures of the {content['split']} split "
+            f"(in brackets: {percent} % intervals)",
+            "",
+        ]
+        for name in SHOWN_FIRST:
+            measure = self.metrics.get(name)
+            if measure is None:
+                continue
+            title = name.replace("_", " ")
+            lines.append(f"  {title:<20}{_with_interval(measure)}")
+        weak = _weakest(content["per_class"])
+        if weak:
+            lines += ["", "  weakest classes       f1                       recall                   images"]
+            lines += [
+                f"  {row['class'][:20]:<22}{_with_interval(row['f1']):<25}{_with_interval(row['recall']):<25}{row['support']}"
+                for row in weak
+            ]
+        lines += ["", *(f"  {finding['message']}" for finding in content["findings"][:4])]
+        return "\n".join([*lines, "", f"  report: {self.folder / 'report.html'}"])
+
+    @classmethod
+    def open(cls, folder: Path) -> Report:
+        """Reads a report that `write_report` wrote.
+
+        Raises:
+            RunError: When there is none, or it is damaged.
+        """
+        try:
+            content = json.loads((folder / "report.json").read_text())
+        except FileNotFoundError:
+            raise RunError(f"there is no report in {folder}", instead="Make one with: pictune evaluate") from None
+        except (OSError, ValueError) as error:
+            raise RunError(f"the report in {folder} cannot be read: {error}") from None
+        return cls(folder, content)
+
+
+def _with_interval(measure: Mapping[str, Any]) -> str:
+    if measure["value"] is None:
+        return "n/a"
+    return f"{measure['value']:.3f} [{measure['low']:.3f}, {measure['high']:.3f}]"
+
+
+def _weakest(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    told = [row for row in rows if row["f1"]["value"] is not None]
+    return sorted(told, key=lambda row: row["f1"]["value"])[:WORST_CLASSES]
+
+
+def write_report(
+    folder: Path, measurement: Measurement, facts: Mapping[str, Any], *, pictures: Mapping[str, NDArray[np.uint8]]
+) -> Report:
+    """Writes report.json, the CSV tables and report.html.
+
+    Args:
+        folder: An existing folder; files of an earlier report in it are replaced.
+        measurement: The numbers.
+        facts: What else the report tells: task, run, split, dataset, model, curves, findings to add.
+        pictures: Small pictures by key, for the confused pairs and the worst mistakes.
+    """
+    measured = measurement.to_json()
+    content = {**facts, **measured, "findings": [*measured["findings"], *facts.get("findings", [])]}
+    write_tables(measurement, folder)
+    write_text(folder / "report.html", render_report(content, pictures=pictures))
+    write_json(folder / "report.json", content)
+    return Report(folder, content)

@@ -1,0 +1,100 @@
+"""`audit`: what is wrong with my data, before any training?"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.data.auditing import audit as audit_table
+from pictune.data.decoding import decode
+from pictune.data.pixels import shrink
+from pictune.errors import DataError
+from pictune.evaluation.report.page import render_audit
+from pictune.files import disk_errors, write_json, write_text
+from pictune.verbs import reading
+from pictune.verbs.recipe import parse
+
+THUMBNAIL = 112  # pixels, the shorter side
+MOST_PICTURES = 120
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in a dataset.
+
+    Args:
+        folder: Holds audit.json and audit.html.
+        content: What audit.json holds.
+    """
+
+    folder: Path
+    content: Mapping[str, Any]
+
+    def summary(self) -> str:
+        """The conclusions in plain sentences, the most severe first."""
+        sentences = [c["message"] if isinstance(c, Mapping) else str(c) for c in self.content["conclusions"]]
+        return "\n".join([*(f"  - {sentence}" for sentence in sentences), "", f"  report: {self.folder / 'audit.html'}"])
+
+
+def audit(
+    data: Path | str, *, settings: Sequence[str] = (), group_by: str | None = None, folder: Path | str = "audit"
+) -> Audit:
+    """Opens every picture and reports counts, sizes, damage, duplicates, leaks, imbalance, contradictions.
+
+    Nothing is changed, and nothing stops at the first problem.
+
+    Args:
+        data: A folder of class folders, or a table of paths and labels.
+        settings: Texts such as ``data.min_side=32``.
+        group_by: What belongs together: a column, ``re:<regular expression>``, ``exif:date``, ``exif:camera``.
+        folder: Gets audit.json and audit.html.
+
+    Raises:
+        DataError: When the data cannot be read at all.
+    """
+    recipe = parse(None, assignments=[*settings, "data.max_bad=1.0"], flags={"data.group_by": group_by})
+    named = reading.read_named(Path(data), recipe.data)
+    ingested = reading.open_pictures(named, recipe.data, side=None, threads=len(os.sched_getaffinity(0)))
+    clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
+    content = {
+        "data": named.root.name,
+        "fingerprint": ingested.dataset.fingerprint,
+        **audit_table(ingested.dataset, ingested.facts, clusters),
+    }
+    target = Path(folder)
+    with disk_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+    pictures = _thumbnails(content, {sample.key: sample.path for sample in ingested.dataset.samples})
+    write_text(target / "audit.html", render_audit(content, pictures=pictures))
+    write_json(target / "audit.json", content)
+    return Audit(target, content)
+
+
+def _thumbnails(content: Any, paths: Mapping[str, Path]) -> dict[str, NDArray[np.uint8]]:
+    """Small pictures for the keys that the audit names, wherever they stand in it."""
+    wanted: dict[str, None] = {}
+
+    def collect(value: Any) -> None:
+        if isinstance(value, str) and value in paths:
+            wanted.setdefault(value)
+        elif isinstance(value, Mapping):
+            for part in value.values():
+                collect(part)
+        elif isinstance(value, list | tuple):
+            for part in value:
+                collect(part)
+
+    collect(content)
+    made = {}
+    for key in list(wanted)[:MOST_PICTURES]:
+        try:
+            made[key] = shrink(decode(paths[key]).pixels, THUMBNAIL)
+        except DataError:
+            continue  # it is listed with its reason; there is nothing to show
+    return made

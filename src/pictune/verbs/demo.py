@@ -1,0 +1,37 @@
+"""`demo`: the main job on data that need no download: handwritten digits in real photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pictune.data.digits import draw_digits
+from pictune.run import Run
+from pictune.training.fitting import Watcher
+from pictune.verbs.train import train
+
+IMAGES, SIZE = 2000, 64
+
+
+def demo(folder: Path | str = "pictune-demo", *, seed: int = 0, watcher: Watcher | None = None) -> Run:
+    """Draws digits onto photographs, trains a classifier, and reports; about a minute on two cores.
+
+    The split keeps all pictures of one handwritten digit together, so the test is on handwriting never seen.
+
+    Args:
+        folder: Gets the pictures (``digits``) and the run (``runs``).
+        seed: Where all randomness starts.
+        watcher: Is told how it goes.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    pictures = draw_digits(place / "digits", images=IMAGES, size=SIZE)
+    return train(
+        pictures,
+        weights="none",
+        augmentation="light",
+        group_by="group",
+        epochs=12,
+        seed=seed,
+        runs=place / "runs",
+        watcher=watcher,
+    )

@@ -1,0 +1,150 @@
+"""A model judged on pictures it has not learnt from: the step that `train` and `evaluate` share."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.data.augmentation import clean_view
+from pictune.data.sample import Dataset
+from pictune.errors import DataError
+from pictune.evaluation.curves import fit_verdict
+from pictune.evaluation.measurement import measure
+from pictune.evaluation.reporting import Report, write_report
+from pictune.recipe import EvaluationSection
+from pictune.run import Journal, Run
+from pictune.tasks.model import Model
+
+THUMBNAIL = 112  # pixels a side in the report
+PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
+
+
+def judge(
+    run: Run,
+    model: Model,
+    dataset: Dataset,
+    pictures: Sequence[NDArray[np.uint8]],
+    *,
+    name: str,
+    evaluation: EvaluationSection,
+    seed: int,
+    facts: Mapping[str, Any],
+) -> Report:
+    """Scores every picture, measures, and writes the report.
+
+    Args:
+        run: Gets the report.
+        model: Is judged.
+        dataset: The pictures and their truths; all of one split.
+        pictures: Stored pixels, in the dataset's order.
+        name: Of the report and of the split, such as ``test``.
+        evaluation: How intervals are computed.
+        seed: For the intervals that are simulated.
+        facts: What else the report tells.
+
+    Raises:
+        DataError: When no picture has a label, or a label is unknown to the model.
+    """
+    labelled = [i for i, sample in enumerate(dataset.samples) if sample.annotation is not None]
+    if not labelled:
+        raise DataError(f"the {name} split has no labelled picture", code="nothing_to_evaluate")
+    samples = [dataset.samples[i] for i in labelled]
+    _check_classes(samples, model)
+    scores = model.scores([pictures[i] for i in labelled])
+    table = model.task.score(
+        [sample.key for sample in samples],
+        scores,
+        [sample.annotation for sample in samples],
+        _groups([sample.group for sample in samples]),
+    )
+    measurement = measure(
+        table, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=seed
+    )
+    measured = measurement.to_json()
+    shown = [key for pair in measured["confused_pairs"][:PAIRS_SHOWN] for key in pair["keys"][:KEYS_SHOWN]]
+    shown += [mistake["key"] for mistake in measured["mistakes"][:MISTAKES_SHOWN]]
+    place = {sample.key: i for i, sample in zip(labelled, samples, strict=True)}
+    thumbnails = {key: clean_view(pictures[place[key]], THUMBNAIL, fit="pad") for key in shown}
+    spec = model.specification
+    whole = {
+        "task": spec.task,
+        "run": run.name,
+        "split": name,
+        "dataset": {
+            "root": dataset.root.name,
+            "images": len(dataset),
+            "classes": list(spec.classes),
+            "fingerprint": dataset.fingerprint,
+        },
+        "model": {"name": spec.network, "image_size": spec.image_size, "weights": spec.origin},
+        "curves": curves(run),
+        "created_with": versions(),
+        **facts,
+    }
+    return write_report(run.report(name), measurement, whole, pictures=thumbnails)
+
+
+def _check_classes(samples: Sequence[Any], model: Model) -> None:
+    known = set(model.specification.classes)
+    found = {name for sample in samples for name in sample.annotation.names}
+    if found - known:
+        raise DataError(
+            "the data have classes that the model has never seen",
+            code="unknown_class",
+            causes=sorted(found - known),
+            instead=f"The model knows {', '.join(model.specification.classes)}.",
+        )
+
+
+def _groups(names: Sequence[str | None]) -> NDArray[np.int64] | None:
+    """A number for each group; a picture without one is a group of its own. None when there are no groups."""
+    if all(name is None for name in names):
+        return None
+    told = [f"g{name}" if name is not None else f"i{i}" for i, name in enumerate(names)]
+    return np.unique(np.array(told), return_inverse=True)[1].astype(np.int64)
+
+
+def curves(run: Run) -> dict[str, Any]:
+    """The learning curves from the journal, and what they say about the fit."""
+    rows = Journal(run.journal).lines("epoch")
+    if not rows:
+        return {}
+    records = [
+        {
+            "epoch": row["epoch"],
+            "train_loss": row.get("train_log_loss"),
+            "val_loss": row["val_log_loss"],
+            "train_accuracy": row.get("train_accuracy"),
+            "val_accuracy": row["val_accuracy"],
+        }
+        for row in rows
+    ]
+    best = max((row["epoch"] for row in rows if row["best"]), default=None)
+    series = {name: [record[name] for record in records] for name in list(records[0])[1:]}
+    return {
+        "epochs": [record["epoch"] for record in records],
+        **series,
+        "learning_rate": [row["learning_rate"] for row in rows],
+        "best_epoch": best,
+        "verdict": fit_verdict(records),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Which software made this."""
+    import timm
+    import torch
+
+    from pictune.version import __version__
+
+    return {
+        "pictune": __version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

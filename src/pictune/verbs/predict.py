@@ -1,0 +1,110 @@
+"""`predict`: what does a model say about these pictures?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pictune.data.decoding import decode
+from pictune.data.pixels import shrink
+from pictune.data.scanning import scan
+from pictune.errors import DataError
+from pictune.run import Run
+from pictune.tasks.model import Model
+from pictune.tasks.task import Prediction
+
+AT_ONCE = 256  # pictures in memory at a time
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers, and the pictures that could not be read.
+
+    Args:
+        answers: One a picture, in the order given.
+        unreadable: What is wrong with each picture that could not be used, by its path.
+    """
+
+    answers: tuple[Prediction, ...]
+    unreadable: dict[str, str]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain values for JSON."""
+        return [
+            {
+                "path": answer.key,
+                "labels": list(answer.annotation.names),
+                "confidences": {name: round(value, 6) for name, value in answer.confidences.items()},
+            }
+            for answer in self.answers
+        ]
+
+    def summary(self, *, shown: int = 3) -> str:
+        """One line a picture: the answer and the likeliest classes."""
+        lines = []
+        for answer in self.answers:
+            likeliest = ", ".join(f"{name} {value:.3f}" for name, value in islice(answer.confidences.items(), shown))
+            lines.append(f"{answer.key}: {', '.join(answer.annotation.names) or 'none'}  ({likeliest})")
+        lines += [f"{path}: not read: {reason}" for path, reason in self.unreadable.items()]
+        return "\n".join(lines)
+
+
+def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
+    """Answers for pictures and for whole folders of them.
+
+    Args:
+        run: A run or its folder.
+        pictures: Files and folders; folders are searched with all that is in them.
+
+    Raises:
+        RunError: When the run has no model.
+        DataError: When a path does not exist, or no picture could be read at all.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    model = Model.load(run.model)
+    paths = _files([Path(p) for p in pictures])
+    answers: list[Prediction] = []
+    unreadable: dict[str, str] = {}
+    rest = iter(paths)
+    while portion := list(islice(rest, AT_ONCE)):
+        stored, keys = [], []
+        for path in portion:
+            try:
+                stored.append(shrink(decode(path).pixels, model.specification.side))
+                keys.append(str(path))
+            except DataError as error:
+                unreadable[str(path)] = f"{error.message} [{error.code}]"
+        if stored:
+            scores = model.scores(stored)
+            assert np.isfinite(scores).all(), "a trained network answers with numbers"
+            answers += model.task.predict(keys, scores)
+    if not answers:
+        raise DataError(
+            "no picture could be read",
+            code="no_pictures",
+            causes=[f"{path}: {reason}" for path, reason in list(unreadable.items())[:20]],
+            instead="Name pictures or folders of pictures.",
+        )
+    return Predictions(tuple(answers), unreadable)
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    absent = [str(path) for path in paths if not path.exists()]
+    if absent or not paths:
+        raise DataError(
+            "there is nothing at some of these paths" if absent else "no picture was named",
+            code="missing",
+            causes=absent,
+            instead="Name pictures or folders of pictures.",
+        )
+    return [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for entry in scan(folder).entries:
+        yield entry.path

@@ -1,0 +1,87 @@
+"""From a path and a recipe to checked pictures: the beginning that several verbs share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.data.decoding import Limits
+from pictune.data.duplicates import duplicate_clusters
+from pictune.data.finding import Finding
+from pictune.data.formats import read_dataset
+from pictune.data.grouping import group_samples
+from pictune.data.ingest import Ingested, ingest
+from pictune.data.sample import Dataset
+from pictune.data.splitting import split_dataset
+from pictune.files import cache_folder
+from pictune.recipe import DataSection, Recipe
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+
+
+def read_named(path: Path, data: DataSection) -> Dataset:
+    """The dataset at a path, its files not yet opened."""
+    grouped_by_column = data.group_by is not None and not data.group_by.startswith(("re:", "exif:"))
+    return read_dataset(
+        path,
+        format=data.format,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        label_separator=data.label_separator,
+        group_column=data.group_by if grouped_by_column else None,
+        follow_outside=data.follow_outside,
+    )
+
+
+def open_pictures(
+    dataset: Dataset, data: DataSection, *, side: int | None, threads: int, progress: Progress | None = None
+) -> Ingested:
+    """Opens every picture once: checks, hashes and, where a side is given, stored pixels; then groups."""
+    ingested = ingest(
+        dataset,
+        limits=Limits(min_side=data.min_side, max_pixels=data.max_pixels),
+        side=side,
+        cache=cache_folder() / "pictures",
+        threads=threads,
+        max_bad=data.max_bad,
+        value_range=data.value_range,
+        progress=progress,
+    )
+    if data.group_by is None:
+        return ingested
+    return replace(ingested, dataset=group_samples(ingested.dataset, data.group_by, ingested.facts.exif))
+
+
+def look_alikes(ingested: Ingested, *, near: bool) -> NDArray[np.int64]:
+    """(n) a number for each picture; pictures of one number look the same."""
+    checksums = [sample.checksum for sample in ingested.dataset.samples]
+    if not near:
+        return np.unique(np.array(checksums, dtype=str), return_inverse=True)[1].astype(np.int64)
+    return duplicate_clusters(ingested.facts.hash, ingested.facts.thumbnail, checksums=checksums)
+
+
+def split_pictures(ingested: Ingested, recipe: Recipe, clusters: NDArray[np.int64]) -> Dataset:
+    """The dataset with its splits: those it brings along, completed; or made here."""
+    split = recipe.split
+    return split_dataset(
+        ingested.dataset,
+        clusters=clusters,
+        fractions=(1 - split.val - split.test, split.val, split.test),
+        seed=recipe.training.seed,
+        test="absent" if split.test == 0 else "auto",
+        allow_leaks=recipe.data.allow_leaks,
+    )
+
+
+def finding_rows(findings: tuple[Finding, ...]) -> list[dict[str, str]]:
+    """Findings as plain values for JSON."""
+    return [
+        {"code": f.code, "outcome": str(f.outcome), "where": f.where, "message": f.message} for f in findings
+    ]

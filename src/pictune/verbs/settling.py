@@ -1,0 +1,111 @@
+"""What ``auto`` becomes: each choice with its reason. A value that the user gave is never touched.
+
+The constants were chosen by measurement; the table is in docs/numbers.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.data.sample import Dataset
+from pictune.errors import RecipeError
+from pictune.models.losses import choose_loss
+from pictune.recipe import Choice, Recipe
+from pictune.verbs.tables import TABLES
+
+NETWORK = "mobilenetv4_conv_small"
+SIZES = (64, 96, 128)  # pixels; the network sees the largest that the pictures fill
+GPU_SIZE = 224
+VIEWS = 120_000  # training views on a CPU when nothing is said about epochs
+FEWEST_EPOCHS, MOST_EPOCHS = 15, 100
+BATCH, GPU_BATCH = 32, 64
+UNEVEN = 3.0  # from this ratio between the largest and the smallest class on, macro F1 chooses
+
+Reasons = dict[str, str]
+
+
+def settle_model(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Recipe, Reasons]:
+    """Chooses the network and its image size, which must be known before pictures are stored."""
+    reasons: Reasons = {}
+    model = recipe.model
+    changes: dict[str, object] = {}
+    if model.name == "auto":
+        changes["name"] = NETWORK
+        reasons["model.name"] = "auto: best accuracy for its time in our measurements"
+    if model.image_size == "auto":
+        changes["image_size"], reasons["model.image_size"] = GPU_SIZE if gpu else SIZES[-1], "auto"
+        if dataset.samples and dataset.samples[0].width:
+            side = float(np.median([min(s.width, s.height) for s in dataset.samples]))
+            sizes = (*SIZES, GPU_SIZE) if gpu else SIZES
+            changes["image_size"] = max([s for s in sizes if s <= 1.15 * side], default=sizes[0])
+            reasons["model.image_size"] = f"auto: half of the pictures have a shorter side of {side:.0f} pixels or more"
+    return recipe.with_values(model=changes), reasons
+
+
+def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Recipe, Reasons]:
+    """Chooses everything that depends on how many pictures of which class there are."""
+    train = dataset.split("train")
+    counts = [n for n in train.count().values() if n]
+    ratio = max(counts) / min(counts)
+    reasons: Reasons = {}
+    training: dict[str, object] = {}
+    settings = recipe.training
+    if settings.epochs == "auto":
+        training["epochs"] = int(np.clip(round(VIEWS / len(train)), FEWEST_EPOCHS, MOST_EPOCHS))
+        reasons["training.epochs"] = f"auto: about {VIEWS:,} views of {len(train):,} pictures"
+    if settings.batch_size == "auto":
+        batch = GPU_BATCH if gpu else BATCH
+        while batch > 8 and len(train) < 16 * batch:
+            batch //= 2
+        training["batch_size"], reasons["training.batch_size"] = batch, "auto: at least 16 steps an epoch"
+    if settings.select_by == "auto":
+        uneven = ratio >= UNEVEN or dataset.multilabel
+        training["select_by"] = "macro_f1" if uneven else "accuracy"
+        reasons["training.select_by"] = f"auto: the largest class has {ratio:.1f} times the pictures of the smallest"
+    settled = recipe.with_values(training=training)
+    settled, more = _settle_parts(settled, dataset)
+    return settled, {**reasons, **more}
+
+
+def _settle_parts(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, Reasons]:
+    chosen = {
+        "loss": choose_loss(recipe.loss.name, multilabel=dataset.multilabel),
+        "optimizer": recipe.optimizer.name if recipe.optimizer.name != "auto" else "adamw",
+        "schedule": recipe.schedule.name if recipe.schedule.name != "auto" else "cosine",
+        "mixing": recipe.mixing.name if recipe.mixing.name != "auto" else "none",
+    }
+    reasons: Reasons = {}
+    mistakes: list[str] = []
+    parts: dict[str, Choice] = {}
+    for section, name in chosen.items():
+        wanted: Choice = getattr(recipe, section)
+        settings, found = TABLES[section][name].check(dict(wanted.settings), section)
+        mistakes += found
+        parts[section] = Choice(name, settings)
+        if wanted.name == "auto":
+            reasons[f"{section}.name"] = "auto"
+    if mistakes:
+        raise RecipeError(
+            "some settings do not belong to what auto chose",
+            causes=mistakes,
+            instead="Name the part that they belong to, such as --set loss.name=focal.",
+        )
+    augmentation = {}
+    if recipe.augmentation.preset == "auto":
+        augmentation["preset"], reasons["augmentation.preset"] = "medium", "auto: for photographs"
+    return recipe.with_values(augmentation=augmentation, **parts), reasons
+
+
+def class_weights(targets: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(k) weights inverse to how often each class is there, 1 on average over images."""
+    counts = np.maximum(targets.sum(0), 1)
+    weights = targets.sum() / (len(counts) * counts)
+    return np.asarray(weights, np.float32)
+
+
+def draw_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(n) how often each image is drawn, so that every class is seen alike; the rarest label decides."""
+    weights = class_weights(targets).astype(np.float64)
+    drawn = np.where(targets > 0, weights, 0).max(1)
+    return np.where(drawn > 0, drawn, weights.min())
