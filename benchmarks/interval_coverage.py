@@ -1,7 +1,8 @@
 """How often a 95 % interval holds the truth, by simulation with known truth.
 
-    python benchmarks/interval_coverage.py            # 2,000 repetitions a scenario, some minutes on one core
-    python benchmarks/interval_coverage.py --quick    # 200 repetitions
+    python benchmarks/interval_coverage.py            # 500 repetitions a scenario, some minutes on one core
+    python benchmarks/interval_coverage.py --quick    # 100 repetitions
+    python benchmarks/interval_coverage.py --repetitions 2000
     python benchmarks/interval_coverage.py --only "k=10"
 
 Every repetition draws n = 200 images from a population whose metrics are known (the same code on 300,000
@@ -10,7 +11,7 @@ scores are the true class probabilities at a temperature, so accuracy and calibr
 Grouped images of one scene share half the variance of their noise.
 
 The share of intervals that hold the truth should be 0.93 to 0.97; what is outside is marked: `-` below,
-`+` above. With 2,000 repetitions, the share itself is known to about 0.01.
+`+` above. With 2,000 repetitions, the share itself is known to within 0.01 (twice its standard error).
 """
 
 from __future__ import annotations
@@ -168,12 +169,12 @@ def marked(share: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--quick", action="store_true", help="200 repetitions instead of 2,000")
+    parser.add_argument("--quick", action="store_true", help="100 repetitions instead of 500")
     parser.add_argument("--repetitions", type=int, help="how many tables a scenario")
     parser.add_argument("--resamples", type=int, default=200, help="simulations an interval")
     parser.add_argument("--only", default="", help="scenarios whose name contains this")
     given = parser.parse_args()
-    repetitions = given.repetitions or (200 if given.quick else 2000)
+    repetitions = given.repetitions or (100 if given.quick else 500)
     start, shares = time.perf_counter(), []
     print(
         f"n = {IMAGES}, {repetitions:,} repetitions, {given.resamples} resamples. "

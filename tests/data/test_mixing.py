@@ -28,8 +28,9 @@ def test_every_mixing_keeps_shapes_sums_and_its_inputs(name, dtype, seed, n):
     assert np.allclose(soft.sum(axis=1), 1, atol=1e-6)
     assert np.allclose(soft.sum(), targets.sum(), atol=1e-4)
     assert soft.min() >= 0
-    assert mixed.min() >= images.min()
-    assert mixed.max() <= images.max()
+    slack = 0 if dtype == np.uint8 else 1e-3
+    assert mixed.min() >= images.min() - slack
+    assert mixed.max() <= images.max() + slack
     assert np.array_equal(kept[0], images)
     assert np.array_equal(kept[1], targets)
 
@@ -62,7 +63,9 @@ def test_mixup_blends_images_as_it_blends_targets(dtype):
     images = np.ones((n, 4, 4, 3), dtype) * np.arange(0, 20 * n, 20).astype(dtype)[:, None, None, None]
     for seed in range(10):
         mixed, soft = MIXINGS["mixup"].make(alpha=1)(images, np.eye(n), address(seed, 0, 0))
-        assert np.abs(mixed - (soft @ np.arange(0, 20 * n, 20))[:, None, None, None]).max() <= 0.5 + 1e-9
+        assert np.abs(mixed - (soft @ np.arange(0, 20 * n, 20))[:, None, None, None]).max() <= (
+            0.501 if dtype == np.uint8 else 1e-6
+        )
 
 
 def test_mixup_of_white_with_white_is_white():

@@ -230,14 +230,14 @@ def _flatten(pixels: NDArray[Any], header: Header) -> NDArray[np.uint8]:
         pixels = cv2.convertScaleAbs(pixels, alpha=1 / 257)
     if header.inverted and header.depth == 16:
         pixels = 255 - pixels
-    if pixels.ndim == 2:
-        colour = cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB)
-        if opaque is not None:
-            colour[~opaque] = BACKGROUND
-        return colour
-    if pixels.shape[2] == 3:
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    return _on_background(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA))
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        return _on_background(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA))
+    colour: NDArray[np.uint8] = cv2.cvtColor(
+        pixels, cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
+    )
+    if opaque is not None:
+        colour[~opaque] = BACKGROUND
+    return colour
 
 
 def _on_background(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,8 +10,8 @@ blood smears and 701 video frames (every fourth of them). All 95 %-points lie at
 a correlation of 0.996 or more; the worst copy of all has eight bits and 0.992. Among the hand signs, which
 look alike because hand and wall are the same, no two photos reach 0.985 (the nearest reach 0.973, and 0.955
 among those within seven bits). Among 1,797 tiny handwritten digits by different people 6 pairs do. In the
-video 755 pairs do: 181 frames of slow scenes, in 13 clusters; among the blood smears one, a true repeat. A crop of 2 % or more, a mirror image and a
-rotation are not found.
+video 755 pairs do: 181 frames of slow scenes, in 13 clusters; among the blood smears one, a true repeat. A
+crop of 2 % or more is found at times, a mirror image or a rotation never.
 
 Shapes: n images.
 """

@@ -87,6 +87,7 @@ class Gathering:
         self._bytes = np.zeros(count, np.int64)
 
     def add(self, position: int, key: str, opened: Opened | Finding) -> None:
+        """Takes what the file at a position gave; call it in the order of the files."""
         if isinstance(opened, Finding):
             self._findings.append(opened)
             return

@@ -37,20 +37,23 @@ def shrink(pixels: Pixels, side: int) -> Pixels:
         side: The shorter side wanted, at least 1.
 
     Returns:
-        The very same array when the shorter side already fits. Averages when it gets smaller
-        (area interpolation), interpolates linearly when it gets larger.
+        The very same array when the shorter side already fits. Larger pictures are interpolated
+        linearly. Smaller ones are brought linearly (by less than a factor of two) to a power of two
+        times the size wanted and then halved by averaging: on photographs within a grey level of
+        averaging at once on average, and several times faster.
     """
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     if shorter == side:
         return pixels
-    size = (
-        (side, round(height * side / shorter)) if width == shorter else (round(width * side / shorter), side)
-    )
-    scaled: Pixels = cv2.resize(
-        pixels, size, interpolation=cv2.INTER_AREA if side < shorter else cv2.INTER_LINEAR
-    )
-    return scaled
+    final_height, final_width = max(round(height * side / shorter), 1), max(round(width * side / shorter), 1)
+    halvings = max((shorter // side).bit_length() - 1, 0)
+    for doublings in range(halvings, -1, -1):
+        size = final_width << doublings, final_height << doublings
+        linear = doublings == halvings
+        if size != pixels.shape[1::-1]:
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR if linear else cv2.INTER_AREA)
+    return pixels
 
 
 def store_name(checksums: Sequence[str], *, side: int, decoder: str) -> str:

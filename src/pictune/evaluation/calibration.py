@@ -155,7 +155,7 @@ def calibration_error(
         errors.append(float(weight @ np.abs(rate - bins.confidence)))
         chance = chance or max(float(shown.mean()), 1e-12)
         tail = (1 - confidence) / 2 * min(1.0, errors[-1] / chance)
-        ends = np.quantile(shown, [tail, tail + confidence])
+        ends = np.quantile(shown, [tail, tail + confidence], method="weibull")
         lower.append(ends[0])
         upper.append(ends[1])
     rising = np.maximum.accumulate(np.array([errors, lower, upper]), axis=1)

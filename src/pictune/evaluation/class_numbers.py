@@ -9,7 +9,7 @@ Shapes: n images, k classes, b classes of one block.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,6 @@ from pictune.evaluation.intervals import (
     Spread,
     bootstrap_mean,
     class_mean_interval,
-    positive_mean,
     share_interval,
 )
 from pictune.tasks.table import ClassTable
@@ -153,9 +152,9 @@ class ClassMeasure:
             truth = self.table.truth[:, c]
             ranked = metrics.ranking(truth, self.table.scores[:, c])
             rarer = (truth if 2 * truth.sum() <= size else ~truth).astype(float)[:, None]
-            for name, (value, influence) in zip(RANKED, ranked, strict=True):
+            for name, (value, influence, trials) in zip(RANKED, ranked, strict=True):
                 spread = self.clusters.spread(influence[:, None], rarer)
-                self._columns[name].add(np.array([value]), rarer.sum(axis=0), spread)
+                self._columns[name].add(np.array([value]), np.array([trials], float), spread)
                 self._columns[name].plain += influence
 
     def by_class(self) -> list[ClassNumbers]:
@@ -204,10 +203,13 @@ class ClassMeasure:
         if not len(self.rankable):
             return []
         values, trials, spread = self._columns[name].joined()
-        # Measured: an image is not worth more than about thirty, whatever a small sample says.
-        firmness: Real = 4.0 if name == "average_precision" else 1 + 0.03 * trials
         low, high = share_interval(
-            values, trials, spread, clusters=self.clusters, confidence=self.confidence, firmness=firmness
+            values,
+            trials,
+            spread,
+            clusters=self.clusters,
+            confidence=self.confidence,
+            firmness=_firmness(name, trials),
         )
         return [Number(float(v), float(x), float(y)) for v, x, y in zip(values, low, high, strict=True)]
 
@@ -219,7 +221,6 @@ class ClassMeasure:
             return Number(None, reason=NO_CLASS)
         values, trials, spread = self._columns[name].joined()
         spread = Spread(*(part[chosen] for part in spread))
-        firmness: Real = 4.0 if name == "average_precision" else 0.03 * trials[chosen] if ranked else 0.0
         low, high = class_mean_interval(
             values[chosen],
             trials[chosen],
@@ -227,7 +228,7 @@ class ClassMeasure:
             float(self.clusters.variance(self._columns[name].plain / len(chosen))),
             clusters=self.clusters,
             confidence=self.confidence,
-            firmness=firmness,
+            firmness=_firmness(name, trials[chosen]),
         )
         left_out = len(self.support) - len(chosen)
         note = f"over {len(chosen)} of {len(self.support)} classes" if left_out else ""
@@ -243,6 +244,9 @@ class ClassMeasure:
         # One image moves the classes' values and the weights they get.
         weights_moved = self.table.truth @ values - mean * self.table.truth.sum(axis=1)
         influence = (self._columns[name].weighted + len(self.table) * weights_moved) / labels
+        # The classes' values were taken from the same images, which costs one image's worth for each.
+        size = len(self.table)
+        influence *= np.sqrt(size / max(size - self.present.sum(), size / 2))
         held = self.table.truth.sum(axis=1, dtype=float)
         return self._share(mean, labels, influence, held)
 
@@ -277,16 +281,24 @@ class ClassMeasure:
         return Number(value, float(low[0]), float(high[0]))
 
 
-def overall(
-    measure: ClassMeasure, *, losses: Floats, resamples: int, seeds: Sequence[np.random.SeedSequence]
-) -> dict[str, Number]:
+def _firmness(name: str, trials: Floats) -> Real:
+    """How firmly the usual number of trials is believed in, chosen by measured coverage.
+
+    The variance of a ranking of few images is itself hardly known, and is too small most of all when it is.
+    """
+    if name == "roc_auc":
+        return 3 + 0.05 * trials
+    return 4.0 if name == "average_precision" else 0.0
+
+
+def overall(measure: ClassMeasure, *, losses: Floats, resamples: int, seed: int) -> dict[str, Number]:
     """The numbers of the whole table by name, the most important first.
 
     Args:
         measure: The table's measure.
         losses: (n) each image's log loss.
-        resamples: For the metrics whose intervals are simulated: log loss and calibration error.
-        seeds: One for each of those two.
+        resamples: For the metrics whose intervals are simulated: log loss, Brier score, calibration error.
+        seed: Decides the simulations.
     """
     table, clusters, confidence = measure.table, measure.clusters, measure.confidence
     images = np.ones(len(table))
@@ -306,12 +318,20 @@ def overall(
         numbers[f"micro_{name}"] = accuracy if table.exclusive else measure.micro(name)
     for name in RANKED:
         numbers[f"macro_{name}"] = measure.macro(name)
-    first, second = (np.random.default_rng(seed) for seed in seeds)
-    numbers["log_loss"] = bootstrap_mean(
-        losses, clusters=clusters, confidence=confidence, resamples=resamples, generator=first
-    )
-    numbers["brier"] = positive_mean(metrics.brier_terms(table), clusters=clusters, confidence=confidence)
+    for name, values in (("log_loss", losses), ("brier", metrics.brier_terms(table))):
+        # Both see the same draws, so that one seed stands for one set of resampled tables.
+        numbers[name] = bootstrap_mean(
+            values,
+            clusters=clusters,
+            confidence=confidence,
+            resamples=resamples,
+            generator=np.random.default_rng([seed, 0]),
+        )
     numbers["ece"] = calibration_error(
-        answers(table), clusters=clusters, confidence=confidence, resamples=resamples, generator=second
+        answers(table),
+        clusters=clusters,
+        confidence=confidence,
+        resamples=resamples,
+        generator=np.random.default_rng([seed, 1]),
     )
     return numbers

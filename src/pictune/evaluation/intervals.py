@@ -247,33 +247,13 @@ def class_mean_interval(
     centre = min(max(mean, floor), 1 - floor)
     measured = trials > 0
     effective = effective_trials(shares, np.where(measured, trials, 1.0), spread, firmness=firmness)
-    drawn = (trials * shares + 4 * centre + 0.5 / count) / (trials + 4 + 1 / count)
+    drawn = (trials * shares + 4 * centre + 0.25 / count) / (trials + 4 + 0.5 / count)
     steadied = np.where(measured, drawn * (1 - drawn) / np.maximum(effective - 1, 1.0), 0.25)
     alone = spread.variance.sum()
     shared = mean_variance * count**2 / alone if alone > _NO_VARIANCE else 1.0
     variance = steadied.sum() / count**2 * max(shared, 0.1)
     low, high = wilson(mean, centre * (1 - centre) / variance, clusters.quantile(confidence))
     return float(low), float(high)
-
-
-def positive_mean(values: Floats, *, clusters: Clusters, confidence: float) -> Number:
-    """A mean of non-negative values, with Student's interval of its logarithm.
-
-    Args:
-        values: (n) one per image, none negative, bounded.
-        clusters: Which images belong together.
-        confidence: Share of intervals that are to hold the truth.
-    """
-    mean = float(values.mean())
-    if clusters.count < 2:
-        return Number(mean, reason=_too_few(clusters))
-    if mean <= 0:
-        return Number(mean, reason="every image has the same value, so nothing shows how far it may be off")
-    variance = clusters.variance(values - mean) * (
-        1 if clusters.grouped else clusters.size / (clusters.size - 1)
-    )
-    reach = special.stdtrit(clusters.count - 1, (1 + confidence) / 2) * np.sqrt(variance) / mean
-    return Number(mean, float(mean * np.exp(-reach)), float(mean * np.exp(reach)))
 
 
 def bootstrap_mean(
@@ -303,8 +283,10 @@ def bootstrap_mean(
     if errors[0] <= 0 or not judged.any():
         return Number(mean, reason="every image has the same value, so nothing shows how far it may be off")
     tail = (1 - confidence) / 2
-    few, many = np.quantile((drawn_means[judged] - means[0]) / drawn_errors[judged], [tail, 1 - tail])
-    return Number(mean, max(0.0, float(mean - many * errors[0])), max(mean, float(mean - few * errors[0])))
+    judged_means = (drawn_means[judged] - means[0]) / drawn_errors[judged]
+    few, many = np.quantile(judged_means, [tail, 1 - tail], method="weibull")
+    low, high = mean - many * errors[0], mean - few * errors[0]
+    return Number(mean, min(mean, max(0.0, float(low))), max(mean, float(high)))
 
 
 def _ratio(terms: Floats) -> tuple[Floats, Floats]:

@@ -72,7 +72,8 @@ def measure(
 
     Args:
         table: The answers. Images of one group are taken to depend on one another.
-        resamples: Simulations for the intervals that need them (log loss, calibration error), at least 100.
+        resamples: Simulations for the intervals that need them (log loss, Brier score,
+            calibration error), at least 100.
         confidence: Share of intervals that are to hold the truth, between 0.5 and 1.
         seed: Decides the simulations; the same table and seed give the same numbers.
 
@@ -85,6 +86,8 @@ def measure(
         causes.append(f"the table is of kind {type(table).__name__}; known kinds: {kinds}")
     if not 0.5 <= confidence < 1:
         causes.append(f"confidence must be at least 0.5 and below 1, found {confidence}")
+    if seed < 0:
+        causes.append(f"seed must not be negative, found {seed}")
     if resamples < 100:
         causes.append(f"resamples must be at least 100, found {resamples}")
     if causes:
@@ -97,8 +100,7 @@ def _measure_classes(table: ClassTable, resamples: int, confidence: float, seed:
     clusters = Clusters(len(table), groups=table.groups)
     measured = ClassMeasure(table, clusters=clusters, confidence=confidence)
     losses = metrics.log_losses(table)
-    seeds = np.random.SeedSequence(seed).spawn(2)
-    numbers = overall(measured, losses=losses, resamples=resamples, seeds=seeds)
+    numbers = overall(measured, losses=losses, resamples=resamples, seed=seed)
     classes = tuple(measured.by_class())
     pairs = confused_pairs(table) if table.exclusive else ()
     return Measurement(

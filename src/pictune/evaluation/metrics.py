@@ -112,10 +112,12 @@ class Ranked(NamedTuple):
     Args:
         value: In 0..1.
         influence: (n) of each image on it.
+        trials: How many independent trials a share of this value would usually need to scatter as much.
     """
 
     value: float
     influence: Floats
+    trials: float
 
 
 def ranking(truth: Bools, scores: Floats) -> tuple[Ranked, Ranked]:
@@ -155,7 +157,13 @@ def ranking(truth: Bools, scores: Floats) -> tuple[Ranked, Ranked]:
     gain = _running_sum(price)[tied_to] / size
     loss = _running_sum(price * precision[order])[tied_to] / size
     average_influence = (truth * (precision - average + gain) - loss) * (size / positives)
-    return Ranked(area, area_influence), Ranked(average, average_influence)
+    # Near 1 the area's variance under Hanley and McNeil (1982, Radiology 143) is that of a share of so many
+    # trials, about twice the images of the rarer kind; the average precision rests on the rarer kind alone.
+    pairs = positives * negatives / (1 + (max(positives, negatives) - 1) / 2)
+    return (
+        Ranked(area, area_influence, pairs),
+        Ranked(average, average_influence, min(positives, negatives)),
+    )
 
 
 def _running_sum(values: NDArray[np.generic]) -> Floats:

@@ -1,9 +1,9 @@
 """`Report`: numbers with intervals in a folder, and the sentences one would say about them.
 
-    reports/test/
-        report.json      everything, in a stable shape
-        report.html      the same as one page that loads nothing
-        per_class.csv, confusion.csv, predictions.csv
+reports/test/
+    report.json      everything, in a stable shape
+    report.html      the same as one page that loads nothing
+    per_class.csv, confusion.csv, predictions.csv
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class Report:
         try:
             content = json.loads((folder / "report.json").read_text())
         except FileNotFoundError:
-            raise RunError(f"there is no report in {folder}", instead="Make one with: pictune evaluate") from None
+            raise RunError(
+                f"there is no report in {folder}", instead="Make one with: pictune evaluate"
+            ) from None
         except (OSError, ValueError) as error:
             raise RunError(f"the report in {folder} cannot be read: {error}") from None
         return cls(folder, content)
@@ -98,7 +100,11 @@ def _weakest(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def write_report(
-    folder: Path, measurement: Measurement, facts: Mapping[str, Any], *, pictures: Mapping[str, NDArray[np.uint8]]
+    folder: Path,
+    measurement: Measurement,
+    facts: Mapping[str, Any],
+    *,
+    pictures: Mapping[str, NDArray[np.uint8]],
 ) -> Report:
     """Writes report.json, the CSV tables and report.html.
 

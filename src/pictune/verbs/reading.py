@@ -28,14 +28,13 @@ Progress = Callable[[int, int], None]
 
 def read_named(path: Path, data: DataSection) -> Dataset:
     """The dataset at a path, its files not yet opened."""
-    grouped_by_column = data.group_by is not None and not data.group_by.startswith(("re:", "exif:"))
     return read_dataset(
         path,
         format=data.format,
         image_column=data.image_column,
         label_column=data.label_column,
         label_separator=data.label_separator,
-        group_column=data.group_by if grouped_by_column else None,
+        group_column=data.group_by if _is_column(data.group_by) else None,
         follow_outside=data.follow_outside,
     )
 
@@ -56,7 +55,12 @@ def open_pictures(
     )
     if data.group_by is None:
         return ingested
-    return replace(ingested, dataset=group_samples(ingested.dataset, data.group_by, ingested.facts.exif))
+    by = "column" if _is_column(data.group_by) else data.group_by
+    return replace(ingested, dataset=group_samples(ingested.dataset, by, exif=ingested.facts.exif))
+
+
+def _is_column(group_by: str | None) -> bool:
+    return group_by is not None and not group_by.startswith(("re:", "exif:"))
 
 
 def look_alikes(ingested: Ingested, *, near: bool) -> NDArray[np.int64]:

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pictune.settings import Parts, Search, Setting
 
-Images: TypeAlias = NDArray[Any]  # [n, size, size, 3], uint8 or floating
+Images: TypeAlias = NDArray[Any]  # [n, size, size, 3], uint8, float32 or float64
 Targets: TypeAlias = NDArray[np.floating[Any]]  # [n, k], the share of each class
 Mixing: TypeAlias = Callable[[Images, Targets, np.random.Generator], tuple[Images, Targets]]
 
@@ -57,14 +58,9 @@ def _blended(
         return images, targets
     share = rng.beta(alpha, alpha)
     partner = rng.permutation(len(images))
-    if images.dtype == np.uint8:
-        # 256 steps of proportion in 16-bit whole numbers: several times quicker, and rounded properly.
-        parts = round(share * 256)
-        share = parts / 256
-        weighed = images * np.uint16(parts) + images[partner] * np.uint16(256 - parts)
-        blended = np.right_shift(weighed + np.uint16(128), 8).astype(np.uint8)
-    else:
-        blended = (share * images + (1 - share) * images[partner]).astype(images.dtype)
+    blended = np.empty_like(images)
+    for row, other in enumerate(partner):
+        cv2.addWeighted(images[row], share, images[other], 1 - share, 0, dst=blended[row])
     return blended, _shared(targets, partner, share)
 
 

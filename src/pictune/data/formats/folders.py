@@ -161,5 +161,5 @@ def ignored(listing: Listing) -> list[Finding]:
         return []
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in listing.ignored.most_common())
     total = sum(listing.ignored.values())
-    message = f"{total:,} entries that are no images were ignored: {kinds}."
+    message = f"Ignored, because they are no images: {total:,} ({kinds})."
     return [Finding("ignored", Outcome.NORMALISE, "", message)]

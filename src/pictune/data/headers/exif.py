@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ _MAX_TEXT = 64
 
 ORIENTATION, MAKE, MODEL, EXIF_DIRECTORY = 0x0112, 0x010F, 0x0110, 0x8769
 _DATE_TAKEN, _SERIAL = 0x9003, 0xA431
+_OUTER = {ORIENTATION, MAKE, MODEL, EXIF_DIRECTORY}
+_INNER = {_DATE_TAKEN, _SERIAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,12 @@ class TagReader:
         self.order = orders[data[:4]]
         self.first: int = struct.unpack_from(f"{self.order}I", data, 4)[0]
 
-    def directory(self, position: int) -> tuple[dict[int, Entry], bool]:
+    def directory(self, position: int, *, wanted: Set[int] | None = None) -> tuple[dict[int, Entry], bool]:
         """One directory.
+
+        Args:
+            position: Where it begins.
+            wanted: The tags to return; None returns all.
 
         Returns:
             The readable entries by tag, and whether every entry was readable.
@@ -85,13 +92,16 @@ class TagReader:
         if end > len(self._data):
             raise ValueError("a directory is cut off")
         entries = {}
-        for start in range(position + 2, end, 12):
-            tag, kind, values, offset = struct.unpack_from(f"{self.order}HHII", self._data, start)
-            size = _BYTES_OF_KIND.get(kind, 0) * values
+        complete = True
+        pairs = struct.iter_unpack(f"{self.order}HHII", self._data[position + 2 : end])
+        for start, (tag, kind, amount, offset) in zip(range(position + 2, end, 12), pairs, strict=True):
+            size = _BYTES_OF_KIND.get(kind, 0) * amount
             where = offset if size > 4 else start + 8
-            if kind in _BYTES_OF_KIND and where + size <= len(self._data):
-                entries[tag] = Entry(kind, values, where, size, self._data[start : start + 12])
-        return entries, len(entries) == count
+            readable = kind in _BYTES_OF_KIND and where + size <= len(self._data)
+            complete = complete and readable
+            if readable and (wanted is None or tag in wanted):
+                entries[tag] = Entry(kind, amount, where, size, self._data[start : start + 12])
+        return entries, complete
 
     def following(self, position: int) -> int:
         """Where the directory after the one at a position lies; 0 when there is none."""
@@ -127,7 +137,7 @@ def read_exif(block: bytes | None) -> Exif:
         return UNKNOWN
     try:
         reader = TagReader(block.removeprefix(b"Exif\0\0"))
-        entries, complete = reader.directory(reader.first)
+        entries, complete = reader.directory(reader.first, wanted=_OUTER)
     except ValueError:
         return Exif(broken=True)
     return exif_of(reader, entries, complete=complete)
@@ -139,7 +149,7 @@ def exif_of(reader: TagReader, entries: dict[int, Entry], *, complete: bool) -> 
     pointer = reader.numbers(entries.get(EXIF_DIRECTORY))
     if pointer:
         try:
-            inner, inner_complete = reader.directory(pointer[0])
+            inner, inner_complete = reader.directory(pointer[0], wanted=_INNER)
             complete = complete and inner_complete
         except ValueError:
             complete = False

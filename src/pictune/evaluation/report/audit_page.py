@@ -2,7 +2,7 @@
 
 The audit's JSON, every part optional:
 
-    dataset      {"root", "format", "task", "images", "fingerprint", ...}
+    data         what the dataset is called; beside it "format", "task", "images" and "fingerprint"
     conclusions  [{"severity", "message", "code"}] or plain sentences, the weightiest first
     counts       {class: {split: images}}
     sizes        [{"width", "height", "count"}], the most frequent first
@@ -38,6 +38,7 @@ _OUTCOMES = {
     "normalise": "converted",
     "warn": "used as it is",
 }
+_DATASET = ("data", "format", "task", "images", "fingerprint")
 _SPLITS = ("train", "val", "test")
 
 
@@ -48,10 +49,11 @@ def audit_context(audit: Audit, album: Album) -> Context:
         audit: What the audit found, its texts made printable.
         album: The pictures beside duplicates, leaks, conflicts and outliers.
     """
+    dataset = {name: audit[name] for name in _DATASET if audit.get(name) not in (None, "")}
     conclusions = _conclusions(audit.get("conclusions") or ())
     return {
         "audit": audit,
-        "dataset": audit.get("dataset") or {},
+        "dataset": dataset,
         "headline": conclusions[0]["message"] if conclusions else "Nothing stands in the way of training.",
         "conclusions": conclusions,
         "counts": _counts(audit.get("counts") or {}),
@@ -66,7 +68,7 @@ def audit_context(audit: Audit, album: Album) -> Context:
              _groups(audit.get("duplicates"), album)),
         ],
         "outliers": _outliers(audit.get("outliers") or (), album),
-        "origin": origin(audit),
+        "origin": origin({"dataset": dataset, "created_with": audit.get("created_with")}),
     }  # fmt: skip
 
 

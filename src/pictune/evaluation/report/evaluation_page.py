@@ -27,10 +27,10 @@ Context = dict[str, Any]
 OPEN_CLASSES = 30  # rows of the per-class table that are seen at once
 LISTED_CLASSES = 200  # rows that can be unfolded; the rest is in report.json
 NUMBERED_CLASSES = 20  # up to here the confusion matrix is a table of counts
-SHOWN_PAIRS = 12
+SHOWN_PAIRS = 8
 PICTURES_PER_PAIR = 6
 OPEN_MISTAKES = 10
-SHOWN_MISTAKES = 30
+SHOWN_MISTAKES = 24
 
 CLASS_METRICS = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision")
 _SEVERITIES = {
@@ -117,7 +117,7 @@ def _verdict(report: Report, name: str | None, measure: Report) -> str:
 
 def _seen(report: Report) -> str:
     """How far the images were new to the model, which decides how much the number is worth."""
-    chosen_here = str(report.get("selected_by") or "").rstrip(".").endswith(" on val")
+    chosen_here = " on " in (by := str(report.get("selected_by") or "")) and "val" in by.split(" on ")[-1]
     match report.get("split"):
         case "test":
             return "Measured on images that were used neither to train the model nor to choose it."
