@@ -49,7 +49,9 @@ def main() -> None:
         typer.echo(f"pictune: {error}", err=True)
         sys.exit(error.exit_code)
     except MemoryError:
-        typer.echo("pictune: memory ran out; close other programs or use smaller pictures and batches", err=True)
+        typer.echo(
+            "pictune: memory ran out; close other programs or use smaller pictures and batches", err=True
+        )
         sys.exit(3)
     except KeyboardInterrupt:
         typer.echo("pictune: stopped", err=True)
@@ -155,7 +157,9 @@ def demo(
 @app.command()
 def audit(
     data: Data,
-    group_by: Annotated[str | None, typer.Option(help="A column, re:<regular expression>, exif:date, exif:camera.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="A column, re:<regular expression>, exif:date, exif:camera.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Gets audit.html and audit.json.")] = Path("audit"),
     settings: Settings = None,
     as_json: Json = False,  # noqa: FBT002 - typer's signature
@@ -172,24 +176,36 @@ def audit(
 
 
 @app.command()
-def train(  # noqa: PLR0913 - the flags people touch most
-    data: Annotated[Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")],
+def train(
+    data: Annotated[
+        Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")
+    ],
     model: Annotated[str | None, typer.Option(help="cnn, or any timm backbone.")] = None,
     weights: Annotated[str | None, typer.Option(help="auto, hub, none, or a file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the square the network sees, pixels.")] = None,
-    epochs: Annotated[str | None, typer.Option(help="Passes over the pictures; +N extends a finished run.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the square the network sees, pixels.")
+    ] = None,
+    epochs: Annotated[
+        str | None, typer.Option(help="Passes over the pictures; +N extends a finished run.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     augment: Annotated[str | None, typer.Option(help="none, light, medium or heavy.")] = None,
     loss: Annotated[str | None, typer.Option(help="A loss by name, such as focal.")] = None,
-    group_by: Annotated[str | None, typer.Option(help="What must stay in one split: a column, re:…, exif:date.")] = None,
+    group_by: Annotated[
+        str | None, typer.Option(help="What must stay in one split: a column, re:…, exif:date.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Where all randomness starts.")] = None,
     settings: Settings = None,
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
-    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")] = False,  # noqa: FBT002
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")
+    ] = False,
     runs: Annotated[Path, typer.Option(help="The folder that holds all runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Of the new run.")] = None,
-    new: Annotated[bool, typer.Option("--new", help="Start anew where an unfinished run could go on.")] = False,  # noqa: FBT002
+    new: Annotated[
+        bool, typer.Option("--new", help="Start anew where an unfinished run could go on.")
+    ] = False,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Fine-tune a model and report how good it is; called again, an unfinished run goes on."""

@@ -39,7 +39,7 @@ class DataSection:
     """Which pictures are used, and how they are read."""
 
     task: Annotated[str, Setting("what the model learns", choices=("auto", "classification"))] = "auto"
-    format: Annotated[str, Setting("how the data are laid out", choices=("auto", "folders", "table"))] = (
+    format: Annotated[str, Setting("how the data are laid out", choices=("auto", "folders", "tables"))] = (
         "auto"
     )
     image_column: Annotated[str | None, Setting("table column with the picture's path")] = None
@@ -54,7 +54,8 @@ class DataSection:
     max_bad: Annotated[float, Setting("share of unusable pictures that stops the run", low=0, high=1)] = 0.05
     min_side: Annotated[int, Setting("smallest side of a usable picture, pixels", low=1)] = 8
     value_range: Annotated[
-        tuple[float, float] | None, Setting("what is black and what is white in pictures of floats or long integers")
+        tuple[float, float] | None,
+        Setting("what is black and what is white in pictures of floats or long integers"),
     ] = None
     max_pixels: Annotated[int, Setting("largest usable picture, pixels", low=1)] = 40_000_000
 
@@ -246,8 +247,8 @@ def read_recipe(given: Mapping[str, Any], tables: Tables) -> Recipe:
 
 def _all_paths() -> Iterable[str]:
     for item in fields(Recipe):
-        section = item.default_factory
-        if section is not Choice and is_dataclass(section):
+        section = type(getattr(Recipe(), item.name))
+        if section is not Choice:
             yield from (f"{item.name}.{setting.name}" for setting in fields(section))
 
 
@@ -267,17 +268,15 @@ def _read_section(name: str, section: type, values: Mapping[str, Any]) -> tuple[
 def _read_choice(name: str, values: Mapping[str, Any], table: Parts[Any]) -> tuple[Choice, list[str]]:
     chosen, given = values.get("name", "auto"), {k: v for k, v in values.items() if k != "name"}
     if chosen == "auto":
-        owners = {key: [p for p in table if key in table[p].settings] for key in given}
+        # Which part auto becomes is not known yet; here a setting must belong to at least one.
+        known = {setting for part in table for setting in table[part].settings}
+        strangers = [key for key in given if key not in known]
         return Choice("auto", given), [
-            f"{name}.{key}: there is no such setting{suggestion(key, {s for p in table for s in table[p].settings})}"
-            for key, owner in owners.items()
-            if not owner
+            f"{name}.{key}: there is no such setting{suggestion(key, known)}" for key in strangers
         ]
     if not isinstance(chosen, str) or chosen not in table:
-        near = suggestion(str(chosen), table)
-        return Choice(), [
-            f"{name}.name: there is no {table.kind} called {chosen!r}{near or '; choose one of ' + ', '.join(table)}"
-        ]
+        near = suggestion(str(chosen), table) or f"; choose one of {', '.join(table)}"
+        return Choice(), [f"{name}.name: there is no {table.kind} called {chosen!r}{near}"]
     complete, mistakes = table[chosen].check(given, name)
     return Choice(chosen, MappingProxyType(complete)), mistakes
 

@@ -1,15 +1,15 @@
 """A run: the folder on disk that holds everything one training made.
 
-    runs/teal-fox/
-        recipe.yaml       every setting, defaults and choices written out
-        made_by.json      versions, device, seed, data fingerprint, what was chosen and why
-        splits.json       which image is in which split
-        status.json       running, stopped, finished or failed: written last
-        journal.jsonl     one line an event of learning; no times in it
-        timings.jsonl     seconds, and when the run was stopped or resumed
-        checkpoints/      to go on from
-        model/            what is shipped: weights.safetensors, model.json
-        reports/<name>/   report.json, report.html, *.csv
+runs/teal-fox/
+recipe.yaml       every setting, defaults and choices written out
+made_by.json      versions, device, seed, data fingerprint, what was chosen and why
+splits.json       which image is in which split
+status.json       running, stopped, finished or failed: written last
+journal.jsonl     one line an event of learning; no times in it
+timings.jsonl     seconds, and when the run was stopped or resumed
+checkpoints/      to go on from
+model/            what is shipped: weights.safetensors, model.json
+reports/<name>/   report.json, report.html, *.csv
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ from pictune.errors import RunError
 from pictune.files import disk_errors, sweep, sync_folder, write_json
 
 COLOURS = (
-    "amber azure beige black blue bronze brown copper coral cream crimson cyan ebony fawn golden green grey "
-    "hazel indigo ivory jade khaki lemon lilac lime maroon mauve mint navy ochre olive opal orange pearl pink "
-    "plum purple red rose ruby rust sable sand sepia silver slate snow tan teal topaz umber violet white yellow"
+    "amber azure beige black blue bronze brown copper coral cream crimson cyan ebony fawn golden green "
+    "grey hazel indigo ivory jade khaki lemon lilac lime maroon mauve mint navy ochre olive opal orange "
+    "pearl pink plum purple red rose ruby rust sable sand sepia silver slate snow tan teal topaz umber "
+    "violet white yellow"
 ).split()
 ANIMALS = (
-    "ant badger bat bear beaver bee bison boar camel carp cat cod crab crane crow deer dove duck eagle eel elk "
-    "finch fox frog gecko goat goose gull hare hawk heron horse ibis ibex jay koala lark lion llama lynx marten "
-    "mole moose moth mouse newt otter owl ox panda pike puma quail rabbit ram raven robin seal shark sheep shrew "
-    "skunk sloth snail swan tapir tern tiger toad trout vole wasp weasel whale wolf wombat wren yak zebra"
+    "ant badger bat bear beaver bee bison boar camel carp cat cod crab crane crow deer dove duck eagle "
+    "eel elk finch fox frog gecko goat goose gull hare hawk heron horse ibis ibex jay koala lark lion "
+    "llama lynx marten mole moose moth mouse newt otter owl ox panda pike puma quail rabbit ram raven "
+    "robin seal shark sheep shrew skunk sloth snail swan tapir tern tiger toad trout vole wasp weasel "
+    "whale wolf wombat wren yak zebra"
 ).split()
 
 STATES = ("running", "stopped", "finished", "failed")
@@ -57,7 +59,9 @@ class Run:
             known = sorted(p.parent.name for p in self.path.parent.glob("*/status.json"))
             raise RunError(
                 f"{path} is not a run folder",
-                instead=f"Runs beside it: {', '.join(known)}." if known else "Make one with: pictune train <folder>",
+                instead=f"Runs beside it: {', '.join(known)}."
+                if known
+                else "Make one with: pictune train <folder>",
             )
 
     @classmethod
@@ -125,7 +129,9 @@ class Run:
         try:
             value = json.loads((self.path / name).read_text())
         except FileNotFoundError:
-            raise RunError(f"the run {self.name} has no {name}", instead="It may not have got that far.") from None
+            raise RunError(
+                f"the run {self.name} has no {name}", instead="It may not have got that far."
+            ) from None
         except (ValueError, OSError) as error:
             raise RunError(f"{name} of the run {self.name} cannot be read: {error}") from None
         if not isinstance(value, dict):

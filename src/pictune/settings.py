@@ -59,7 +59,8 @@ class Setting:
     def complaint(self, value: Any) -> str | None:
         """What is wrong with a value of the right type, as a phrase; None when it is allowed."""
         if self.choices and value not in self.choices:
-            return f"must be one of {', '.join(map(str, self.choices))}{suggestion(str(value), map(str, self.choices))}"
+            known = [str(choice) for choice in self.choices]
+            return f"must be one of {', '.join(known)}{suggestion(str(value), known)}"
         numbers = [v for v in (value if isinstance(value, tuple | list) else (value,)) if _is_number(v)]
         for number in numbers:
             if not -float("inf") < number < float("inf"):

@@ -29,7 +29,9 @@ def saved(pixels: np.ndarray | Image.Image, kind: str, **options) -> bytes:
 
 
 def jpeg(pixels: np.ndarray | Image.Image | None = None, **options) -> bytes:
-    return saved(gradient() if pixels is None else pixels, "JPEG", **{"quality": 95, "subsampling": 0} | options)
+    return saved(
+        gradient() if pixels is None else pixels, "JPEG", **{"quality": 95, "subsampling": 0} | options
+    )
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -108,9 +110,9 @@ def exif_block(orientation: int, *, order: str = "<") -> bytes:
     return b"Exif\0\0" + block
 
 
-def many_scans(extra: int) -> bytes:
+def many_scans(extra: int, side: int = 32) -> bytes:
     """A progressive JPEG whose last scan comes again and again."""
-    data = jpeg(progressive=True)
+    data = jpeg(np.full((side, side, 3), 90, np.uint8), progressive=True)
     start = data.rindex(b"\xff\xda")
     return data[:-2] + data[start:-2] * extra + b"\xff\xd9"
 

@@ -6,6 +6,7 @@ import random
 import struct
 import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -38,6 +39,12 @@ def frame_kind(data: bytes, kind: int) -> bytes:
 
 def twelve_bits(data: bytes) -> bytes:
     return flipped(data, data.index(b"\xff\xc0") + 4, 12)
+
+
+def twelve_bit_tiff() -> bytes:
+    data = bytearray(pictures.tiff16(np.zeros((20, 24), np.uint16)))
+    data[data.index(struct.pack("<HHI", 258, 3, 1)) + 8] = 12
+    return bytes(data)
 
 
 def stray_marker() -> bytes:
@@ -96,7 +103,9 @@ REFUSED = {
     "36 AVIF": (pictures.saved(FRAMES[0], "AVIF"), "unsupported_format"),
     "36 JXL": (b"\0\0\0\x0cJXL \r\n\x87\n", "unsupported_format"),
     "36 JP2": (pictures.saved(FRAMES[0], "JPEG2000"), "unsupported_format"),
-    "37 hundreds of scans": (pictures.many_scans(300), "too_many_scans"),
+    "37 hundreds of scans": (pictures.many_scans(300, side=2000), "too_many_scans"),
+    "36 camera raw": (b"II*\0\x10\0\0\0CR\2\0" + bytes(60), "unsupported_format"),
+    "39 12-bit TIFF": (twelve_bit_tiff(), "unsupported_format"),
     "39 arithmetic JPEG": (frame_kind(JPEG, 0xC9), "unsupported_format"),
     "39 lossless JPEG": (frame_kind(JPEG, 0xC3), "unsupported_format"),
     "39 12-bit JPEG": (twelve_bits(JPEG), "unsupported_format"),
@@ -142,7 +151,9 @@ USED = {
     ),
     "20 RGBA": (pictures.png(colour=6), {"transparency": Outcome.NORMALISE}),
     "20 RGBA WebP": (
-        pictures.saved(Image.fromarray(np.dstack([pictures.gradient(), pictures.gradient()[..., 0]])), "WEBP"),
+        pictures.saved(
+            Image.fromarray(np.dstack([pictures.gradient(), pictures.gradient()[..., 0]])), "WEBP"
+        ),
         {"transparency": Outcome.NORMALISE},
     ),
     "20 LA": (
@@ -184,7 +195,7 @@ USED = {
     "33 Display P3 profile": (profile("Display P3"), {"colour_profile": Outcome.WARN}),
     "33 broken profile": (pictures.jpeg(icc_profile=b"nonsense"), {"colour_profile": Outcome.WARN}),
     "33 sRGB profile": (profile("sRGB IEC61966-2.1"), {}),
-    "37 dozens of scans": (pictures.many_scans(40), {}),
+    "37 hundreds of scans of few pixels": (pictures.many_scans(300), {}),
     "39 4:1:1": (pictures.jpeg(subsampling="4:1:1"), {}),
 }
 
@@ -399,7 +410,7 @@ def test_pillow_keeps_its_settings():
     before = Image.MAX_IMAGE_PIXELS
     with pytest.raises(DataError):
         decode(pictures.png_header_only(60000, 60000))
-    assert Image.MAX_IMAGE_PIXELS == before
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_a_circle_of_tiff_pages_ends():
@@ -435,11 +446,8 @@ def test_9_damage_gives_a_picture_or_a_reason(seed: int, flips: list[tuple[float
     for place, value in flips:
         data[int(place * len(data))] = value
     damaged = bytes(data[: int(len(data) * kept)])
-    try:
+    with suppress(DataError):  # anything else would fail the test
         picture = decode(damaged)
-    except DataError as error:
-        assert error.code
-    else:
         assert picture.pixels.shape[2] == 3
         assert np.array_equal(picture.pixels, decode(damaged).pixels)
 

@@ -67,6 +67,13 @@ def test_copies_of_an_image_bring_no_knowledge(hits_in_group):
     assert many == pytest.approx(one, abs=0.01)
 
 
+def test_groups_that_happen_to_balance_do_not_sharpen_a_share():
+    hits = np.tile([1, 0], 50)
+    low, high = shares(hits, np.ones(100), groups=np.repeat(np.arange(50), 2))
+    alone = shares(hits, np.ones(100))
+    assert low <= alone[0] < alone[1] <= high
+
+
 def test_the_order_and_names_of_groups_do_not_matter():
     generator = np.random.default_rng(0)
     hits, groups = generator.random(100) < 0.7, generator.integers(20, size=100)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score, precision_score, recall_score
 
 from pictune.errors import DataError
 from pictune.evaluation.curves import fit_verdict
@@ -188,6 +189,43 @@ def test_findings_name_what_a_reader_should_know():
     assert measure(silent, resamples=100).findings[0].severity == "serious"
 
 
+@pytest.mark.parametrize(("right", "said"), [(53, True), (75, False)])
+def test_a_lead_over_guessing_must_be_more_than_luck(right, said):
+    answers = [0] * 25 + [1] * 25 + [0] * (50 - right + 25) + [1] * (right - 25)
+    table = table_of([0] * 50 + [1] * 50, answers, ["a", "b"], sureness=0.6)
+    assert measure(table, resamples=100).metrics["accuracy"].value == right / 100
+    assert ("no_better_than_guessing" in codes(table)) == said
+
+
+def test_two_classes_share_one_ranking_and_its_interval():
+    generator = np.random.default_rng(2)
+    truth = generator.random(300) < 0.4
+    score = np.clip(generator.normal(0.4 + 0.25 * truth, 0.2), 0.01, 0.99)
+    eye = np.eye(2, dtype=bool)
+    keys = tuple(map(str, range(300)))
+    scores = np.stack([1 - score, score], axis=1)
+    table = ClassTable(keys, ("a", "b"), eye[truth * 1], scores, eye[(score > 0.5) * 1], exclusive=True)
+    measured = measure(table, resamples=100)
+    one, both = measured.classes[1].metrics["roc_auc"], measured.metrics["macro_roc_auc"]
+    assert both.value == pytest.approx(one.value)
+    assert both.high - both.low == pytest.approx(one.high - one.low, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["weighted_f1", "weighted_precision", "macro_f1", "macro_recall"])
+def test_averages_over_classes_scatter_as_a_bootstrap_says(name):
+    generator = np.random.default_rng(8)
+    truth = generator.choice(4, size=400, p=[0.5, 0.2, 0.2, 0.1])
+    right = generator.random(400) < np.array([0.95, 0.5, 0.7, 0.4])[truth]
+    answers = np.where(right, truth, generator.integers(4, size=400))
+    table = table_of(truth, answers, list("abcd"), sureness=0.7)
+    number = measure(table, resamples=100).metrics[name]
+    drawn = generator.integers(400, size=(500, 400))
+    average, metric = name.split("_")
+    score = {"f1": f1_score, "precision": precision_score, "recall": recall_score}[metric]
+    deviation = np.std([score(truth[i], answers[i], average=average, zero_division=0) for i in drawn])
+    assert (number.high - number.low) / 3.92 == pytest.approx(deviation, rel=0.15)
+
+
 def test_findings_stay_silent_when_all_is_well():
     truth = [0, 1] * 300
     answers = [1 - t if i % 50 == 0 else t for i, t in enumerate(truth)]
@@ -231,6 +269,7 @@ def history(train, val, **scores):
             "fits well",
         ),
         (history([1, 0.5, 0.3, 0.29], [1, 0.5, 0.4, 0.405]), "fits well"),
+        (history([1, 0.5, 0.3, 0.29, 0.28], [1, 0.5, 0.4, 0.39, 0.6]), "fits well"),
     ],
 )
 def test_learning_curves_get_a_plain_verdict(epochs, verdict):

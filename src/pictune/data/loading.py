@@ -110,7 +110,7 @@ class Loader:
     def _batch(self, epoch: int, number: int, positions: NDArray[np.int64]) -> Batch:
         images = np.empty((len(positions), self.size, self.size, 3), np.uint8)
         for row, position in enumerate(positions):
-            # Balanced sampling draws a picture several times an epoch: then its place in the order is its address.
+            # Balanced sampling may draw a picture twice: then its place in the order is its address.
             place = int(position) if self.weights is None else number * self.batch_size + row
             images[row] = self.view(self.pictures[int(position)], address(self.seed, epoch, place))
         targets = self.targets[positions]

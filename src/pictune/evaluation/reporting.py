@@ -41,7 +41,7 @@ class Report:
 
     @property
     def metrics(self) -> Mapping[str, Mapping[str, Any]]:
-        """Each metric's ``value``, ``low`` and ``high``; value None with a ``reason`` when it has no meaning."""
+        """Each metric's ``value``, ``low`` and ``high``; None with a ``reason`` when it has no meaning."""
         metrics: Mapping[str, Mapping[str, Any]] = self.content["metrics"]
         return metrics
 
@@ -63,10 +63,9 @@ class Report:
         weak = _weakest(content["per_class"])
         if weak:
             lines += ["", "  weakest classes       f1                       recall                   images"]
-            lines += [
-                f"  {row['class'][:20]:<22}{_with_interval(row['f1']):<25}{_with_interval(row['recall']):<25}{row['support']}"
-                for row in weak
-            ]
+            for row in weak:
+                f1, recall = _with_interval(row["f1"]), _with_interval(row["recall"])
+                lines.append(f"  {row['class'][:20]:<22}{f1:<25}{recall:<25}{row['support']}")
         lines += ["", *(f"  {finding['message']}" for finding in content["findings"][:4])]
         return "\n".join([*lines, "", f"  report: {self.folder / 'report.html'}"])
 

@@ -1,8 +1,8 @@
 """`Model`: what is shipped. A network, its task, its class names, and how it looks at a picture.
 
-    model/
-        weights.safetensors   the tensors
-        model.json            everything else, and the checksum of the tensors
+model/
+weights.safetensors   the tensors
+model.json            everything else, and the checksum of the tensors
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ def side_of(image_size: int) -> int:
 
 
 def assemble(
-    specification: Specification, *, dropout: float = 0.0, stochastic_depth: float = 0.0, weights: Weights | None = None
+    specification: Specification,
+    *,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    weights: Weights | None = None,
 ) -> nn.Module:
     """The whole network: pixels (n, s, s, 3) uint8 in, one output a class out."""
     backbone = build_network(
@@ -136,7 +140,9 @@ class Model:
         )
         return answer(self.network, self.task, loader, device=self.device)
 
-    def predict(self, pictures: Sequence[NDArray[np.uint8]], *, keys: Sequence[str] | None = None) -> list[Prediction]:
+    def predict(
+        self, pictures: Sequence[NDArray[np.uint8]], *, keys: Sequence[str] | None = None
+    ) -> list[Prediction]:
         """Answers for decoded pictures.
 
         Args:
@@ -153,7 +159,9 @@ class Model:
         path = folder / "weights.safetensors"
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-        write_json(folder / "model.json", {"format": FORMAT, "sha256": checksum, **asdict(self.specification)})
+        write_json(
+            folder / "model.json", {"format": FORMAT, "sha256": checksum, **asdict(self.specification)}
+        )
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | None = None) -> Model:
@@ -167,14 +175,16 @@ class Model:
         if not path.is_file():
             raise RunError(f"{folder} has no weights.safetensors")
         if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
-            raise RunError(f"{path.name} in {folder} is not the file that model.json vouches for: it was changed")
+            raise RunError(
+                f"{path.name} in {folder} is not the file that model.json vouches for: it was changed"
+            )
         network = assemble(specification)
         try:
             network.load_state_dict(load_file(path), strict=True)
         except (RuntimeError, SafetensorError) as error:
             raise RunError(f"{path.name} does not fit the model: {str(error).splitlines()[0]}") from None
         place = device or torch.device("cpu")
-        return cls(specification, network.to(place, memory_format=torch.channels_last).eval(), place)  # type: ignore[call-overload]
+        return cls(specification, network.to(place).to(memory_format=torch.channels_last).eval(), place)
 
 
 def _read_specification(folder: Path) -> tuple[Specification, str]:
@@ -185,7 +195,9 @@ def _read_specification(folder: Path) -> tuple[Specification, str]:
     except (ValueError, OSError) as error:
         raise RunError(f"model.json in {folder} cannot be read: {error}") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise RunError(f"model.json in {folder} is of another version", instead="Use the pictune that wrote it.")
+        raise RunError(
+            f"model.json in {folder} is of another version", instead="Use the pictune that wrote it."
+        )
     checksum = str(content.pop("sha256", ""))
     try:
         for name in ("classes", "mean", "std"):

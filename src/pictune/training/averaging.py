@@ -19,7 +19,9 @@ class MovingAverage:
     """
 
     def __init__(self, network: nn.Module, *, decay: float) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network = copy.deepcopy(network).eval()
+        for parameter in self.network.parameters():
+            parameter.requires_grad = False
         self._decay = decay
 
     @torch.no_grad()

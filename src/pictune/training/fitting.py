@@ -22,7 +22,7 @@ from pictune.run import Journal
 from pictune.tasks.task import Task, Tensors
 from pictune.training import checkpoints
 from pictune.training.averaging import MovingAverage
-from pictune.training.machine import LAYOUTS, Arithmetic, Machine, addressed_randomness, is_out_of_memory
+from pictune.training.machine import Arithmetic, Machine, addressed_randomness, is_out_of_memory, place
 from pictune.training.optimizers import MakeOptimizer, parameter_groups
 from pictune.training.schedules import Schedule
 
@@ -159,8 +159,7 @@ class _Fitting:
 
     def __init__(self, job: Fit) -> None:
         self.job = job
-        layout = LAYOUTS[job.arithmetic.memory_format]
-        self.network = job.network.to(job.machine.device, memory_format=layout)
+        self.network = place(job.network, job.machine.device, job.arithmetic.memory_format)
         self.optimizer = job.make_optimizer(parameter_groups(self.network, weight_decay=job.weight_decay))
         self.accelerator = job.machine.accelerator(job.arithmetic.precision)
         self.wrapped, self.stepper = self.accelerator.prepare(self.network, self.optimizer)
@@ -216,7 +215,7 @@ class _Fitting:
         return loss
 
     def gradients_within_memory(self, batch: Batch) -> float:
-        """A batch's gradients; when memory runs out, those of all batches since the last step, in smaller pieces."""
+        """A batch's gradients; short of memory, those of all since the last step in smaller pieces."""
         try:
             return self.gradients(self.progress.batch, batch)
         except (RuntimeError, MemoryError) as error:

@@ -104,7 +104,7 @@ class Machine:
         self, network: nn.Module, images: torch.Tensor, precision: str, layout: str, seconds: float
     ) -> float | None:
         """Seconds of the quickest training step, or None when this arithmetic fails on this network."""
-        trial = copy.deepcopy(network).to(self.device, memory_format=LAYOUTS[layout]).train()
+        trial = place(copy.deepcopy(network), self.device, layout).train()
         batch = images.to(self.device)
         quickest, steps, started = float("inf"), 0, time.perf_counter()
         while steps < 2 or (time.perf_counter() - started < seconds and steps < 12):
@@ -119,6 +119,11 @@ class Machine:
             trial.zero_grad()
             quickest, steps = min(quickest, time.perf_counter() - before), steps + 1
         return quickest
+
+
+def place(network: nn.Module, device: torch.device, layout: str) -> nn.Module:
+    """Moves a network to a device and its filters into a memory layout, in place."""
+    return network.to(device).to(memory_format=LAYOUTS[layout])
 
 
 def _device(wanted: str) -> torch.device:

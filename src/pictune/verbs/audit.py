@@ -39,11 +39,17 @@ class Audit:
     def summary(self) -> str:
         """The conclusions in plain sentences, the most severe first."""
         sentences = [c["message"] if isinstance(c, Mapping) else str(c) for c in self.content["conclusions"]]
-        return "\n".join([*(f"  - {sentence}" for sentence in sentences), "", f"  report: {self.folder / 'audit.html'}"])
+        return "\n".join(
+            [*(f"  - {sentence}" for sentence in sentences), "", f"  report: {self.folder / 'audit.html'}"]
+        )
 
 
 def audit(
-    data: Path | str, *, settings: Sequence[str] = (), group_by: str | None = None, folder: Path | str = "audit"
+    data: Path | str,
+    *,
+    settings: Sequence[str] = (),
+    group_by: str | None = None,
+    folder: Path | str = "audit",
 ) -> Audit:
     """Opens every picture and reports counts, sizes, damage, duplicates, leaks, imbalance, contradictions.
 

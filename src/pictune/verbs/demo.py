@@ -27,10 +27,11 @@ def demo(folder: Path | str = "pictune-demo", *, seed: int = 0, watcher: Watcher
     pictures = draw_digits(place / "digits", images=IMAGES, size=SIZE)
     return train(
         pictures,
+        model="cnn",
         weights="none",
         augmentation="light",
         group_by="group",
-        epochs=12,
+        epochs=2,
         seed=seed,
         runs=place / "runs",
         watcher=watcher,

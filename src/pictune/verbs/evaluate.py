@@ -72,7 +72,8 @@ def _split_name(run: Run, splits: dict[str, list[str]], split: str | None) -> st
         return "test" if "test" in splits else "val"
     if split not in splits:
         raise RunError(
-            f"the run {run.name} has no {split} split", instead=f"It has {', '.join(splits)}; choose one of them."
+            f"the run {run.name} has no {split} split",
+            instead=f"It has {', '.join(splits)}; choose one of them.",
         )
     return split
 
@@ -93,7 +94,7 @@ def _rows(run: Run, dataset: Dataset, keys: Sequence[str], name: str) -> list[in
 def _unchanged(run: Run, dataset: Dataset, fingerprint: str, name: str) -> None:
     if replace(dataset, splits={}).fingerprint != fingerprint:
         raise DataError(
-            f"the pictures or labels have changed since {run.name} was trained; its {name} split is no longer the same",
+            f"the pictures or labels have changed since {run.name} was trained, and so has its {name} split",
             code="changed",
             instead="Train again on the new data, or judge the model on other pictures with --data.",
         )

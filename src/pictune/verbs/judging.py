@@ -61,9 +61,7 @@ def judge(
         [sample.annotation for sample in samples],
         _groups([sample.group for sample in samples]),
     )
-    measurement = measure(
-        table, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=seed
-    )
+    measurement = measure(table, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=seed)
     measured = measurement.to_json()
     shown = [key for pair in measured["confused_pairs"][:PAIRS_SHOWN] for key in pair["keys"][:KEYS_SHOWN]]
     shown += [mistake["key"] for mistake in measured["mistakes"][:MISTAKES_SHOWN]]

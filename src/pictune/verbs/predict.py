@@ -48,7 +48,9 @@ class Predictions:
         """One line a picture: the answer and the likeliest classes."""
         lines = []
         for answer in self.answers:
-            likeliest = ", ".join(f"{name} {value:.3f}" for name, value in islice(answer.confidences.items(), shown))
+            likeliest = ", ".join(
+                f"{name} {value:.3f}" for name, value in islice(answer.confidences.items(), shown)
+            )
             lines.append(f"{answer.key}: {', '.join(answer.annotation.names) or 'none'}  ({likeliest})")
         lines += [f"{path}: not read: {reason}" for path, reason in self.unreadable.items()]
         return "\n".join(lines)
@@ -106,5 +108,5 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for entry in scan(folder).entries:
-        yield entry.path
+    for image in scan(folder).images:
+        yield image.path

@@ -39,7 +39,9 @@ def settle_model(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Recipe
             side = float(np.median([min(s.width, s.height) for s in dataset.samples]))
             sizes = (*SIZES, GPU_SIZE) if gpu else SIZES
             changes["image_size"] = max([s for s in sizes if s <= 1.15 * side], default=sizes[0])
-            reasons["model.image_size"] = f"auto: half of the pictures have a shorter side of {side:.0f} pixels or more"
+            reasons["model.image_size"] = (
+                f"auto: half of the pictures have a shorter side of {side:.0f} pixels or more"
+            )
     return recipe.with_values(model=changes), reasons
 
 
@@ -62,7 +64,9 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Rec
     if settings.select_by == "auto":
         uneven = ratio >= UNEVEN or dataset.multilabel
         training["select_by"] = "macro_f1" if uneven else "accuracy"
-        reasons["training.select_by"] = f"auto: the largest class has {ratio:.1f} times the pictures of the smallest"
+        reasons["training.select_by"] = (
+            f"auto: the largest class has {ratio:.1f} times the pictures of the smallest"
+        )
     settled = recipe.with_values(training=training)
     settled, more = _settle_parts(settled, dataset)
     return settled, {**reasons, **more}
@@ -108,4 +112,4 @@ def draw_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """(n) how often each image is drawn, so that every class is seen alike; the rarest label decides."""
     weights = class_weights(targets).astype(np.float64)
     drawn = np.where(targets > 0, weights, 0).max(1)
-    return np.where(drawn > 0, drawn, weights.min())
+    return np.asarray(np.where(drawn > 0, drawn, weights.min()), np.float64)

@@ -50,7 +50,8 @@ class Limits:
         max_aspect: Largest ratio of the longer to the shorter side.
         max_bytes: Largest file.
         max_metadata: Most bytes that compressed metadata may inflate to, piece by piece.
-        max_scans: Most scans of a progressive JPEG; each costs a pass over the whole picture.
+        max_scan_pixels: Largest width times height times scans of a progressive JPEG: every scan, even
+            an empty one, costs a pass over the whole picture; 10 scans are usual.
     """
 
     max_pixels: int = 40_000_000
@@ -58,7 +59,7 @@ class Limits:
     max_aspect: float = 50.0
     max_bytes: int = 512 * 1024**2
     max_metadata: int = 8 * 1024**2
-    max_scans: int = 100
+    max_scan_pixels: int = 1_000_000_000
 
     def check_bytes(self, size: int) -> None:
         """Refuses a file of too many bytes.
@@ -114,7 +115,7 @@ class Header:
         notes: What was noticed.
         exif: The few EXIF fields we use.
         depth: Bits of one channel; 32 and 64 for floats and long integers.
-        grey_key: PNG and TIFF: the grey level that means transparent.
+        grey_key: The grey level of a PNG that means transparent.
         inverted: TIFF with 16 bits whose zero is white.
         range_needed: Values have no documented black and white: floats and signed or long integers.
     """

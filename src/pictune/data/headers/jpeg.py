@@ -54,7 +54,7 @@ def read_jpeg(data: bytes, limits: Limits) -> Header:
         scans_begin = end
     if size is None:
         raise refuse("corrupt", "The JPEG has no frame header.", "Copy it again from its source.")
-    finish, damaged = _walk_scans(data, scans_begin, limits)
+    finish, damaged = _walk_scans(data, scans_begin, limits.max_scan_pixels // (size[0] * size[1]))
     notes = [*exif_notes(exif), *_component_notes(components)]
     if damaged:
         notes.append(warn("damaged", "Stray markers lie inside the picture data; parts may be wrong."))
@@ -110,7 +110,7 @@ def _frame(content: bytes, marker: int, limits: Limits) -> tuple[tuple[int, int]
     return (width, height), components
 
 
-def _walk_scans(data: bytes, position: int, limits: Limits) -> tuple[int, bool]:
+def _walk_scans(data: bytes, position: int, most_scans: int) -> tuple[int, bool]:
     """Where the picture ends and whether stray markers were met on the way."""
     scans, damaged = 1, False
     for _ in range(_MAX_SEGMENTS):
@@ -130,10 +130,10 @@ def _walk_scans(data: bytes, position: int, limits: Limits) -> tuple[int, bool]:
             continue
         position = max(end, position + 2)
         scans += marker == _START_OF_SCAN
-        if scans > limits.max_scans:
+        if scans > most_scans:
             raise refuse(
                 "too_many_scans",
-                f"The progressive JPEG has over {limits.max_scans} scans; it is made to cost time.",
+                f"The progressive JPEG has over {most_scans} scans; it is made to cost time.",
                 "Save the picture again.",
             )
     raise refuse("corrupt", "The JPEG has far too many segments.", "Save the picture again.")

@@ -23,6 +23,8 @@ _UNSIGNED, _WHITE_IS_ZERO = 1, 0
 _NEEDED = {256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320}
 _NEEDED |= {322, 323, 324, 325, 332, 338, 339, 347, 529, 530, 531, 532}
 _SINGLE = {256, 257, 259, 262, 266, 277, 278, 284, 292, 293, 317, 322, 323, 332}
+# Others, such as 12, decoders hand over without saying which value is white.
+_DEPTHS = {1, 2, 4, 8, 16, 32, 64}
 _MAX_PAGES = 10_000
 
 
@@ -52,6 +54,10 @@ def read_tiff(data: bytes, limits: Limits) -> Header:
             "unsupported_format", "The TIFF mixes kinds of channels.", "Save it as 8-bit PNG or TIFF."
         )
     depth = bits.pop()
+    if depth not in _DEPTHS:
+        raise refuse(
+            "unsupported_format", f"The TIFF has {depth} bits a channel.", "Save it with 8 or 16 bits."
+        )
     exif = exif_of(reader, entries, complete=complete)
     return Header(
         "tiff",

@@ -1,0 +1,149 @@
+"""Everything settled before the weights move, and how it is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pictune.data.decoding import decode
+from pictune.data.ingest import Ingested
+from pictune.data.sample import Dataset
+from pictune.errors import DataError
+from pictune.models.backbones import describe
+from pictune.models.weights import Weights
+from pictune.recipe import Recipe
+from pictune.tasks.model import Specification, assemble, side_of
+from pictune.training.fitting import Watcher
+from pictune.training.machine import Arithmetic, Machine
+from pictune.verbs import reading, settling
+from pictune.verbs.judging import versions
+
+PROBED = 24  # pictures opened beforehand to learn how large they are
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything settled before the weights move; written to the run, so that it is settled once."""
+
+    recipe: Recipe
+    dataset: Dataset
+    ingested: Ingested
+    weights: Weights
+    arithmetic: Arithmetic
+    cycles: tuple[int, ...]
+
+
+def read_pictures(
+    path: Path, recipe: Recipe, machine: Machine, watcher: Watcher
+) -> tuple[Recipe, Ingested, dict[str, str]]:
+    """Reads and opens the pictures; the image size must be chosen before they are stored."""
+    named = reading.read_named(path, recipe.data)
+    recipe, reasons = settling.settle_model(recipe, _probed(named), gpu=machine.device.type == "cuda")
+    side = side_of(int(recipe.model.image_size))
+    ingested = reading.open_pictures(named, recipe.data, side=side, threads=machine.threads)
+    total, left_out = len(named), len(named) - len(ingested.dataset)
+    watcher.say(
+        f"{total:,} pictures, {len(named.classes)} classes ({named.format})"
+        + (f"; {left_out} cannot be used and are left out" if left_out else "")
+        + "."
+    )
+    return recipe, ingested, reasons
+
+
+def _probed(dataset: Dataset) -> Dataset:
+    """A few pictures with their sizes, to choose an image size before all are opened."""
+    step = max(1, len(dataset) // PROBED)
+    sized = []
+    for sample in dataset.samples[::step]:
+        try:
+            pixels = decode(sample.path).pixels
+        except DataError:
+            continue  # it is reported with all others when they are opened
+        sized.append(replace(sample, width=pixels.shape[1], height=pixels.shape[0]))
+    return replace(dataset, samples=tuple(sized), splits={})
+
+
+def check_enough(dataset: Dataset) -> None:
+    """Refuses what no classifier can be learnt from."""
+    if len(dataset.classes) < 2 and not dataset.multilabel:
+        raise DataError(
+            f"there is only one class: {', '.join(dataset.classes) or 'none'}",
+            code="one_class",
+            instead="Classification needs pictures of at least two classes, each in its own folder.",
+        )
+    if not dataset.splits.get("train") or not dataset.splits.get("val"):
+        raise DataError(
+            "there are too few pictures for a training and a validation split",
+            code="too_few",
+            causes=[f"{name}: {n}" for name, n in dataset.count().items()],
+            instead="Collect more pictures of each class, or lower split.test and split.val.",
+        )
+
+
+def specify(recipe: Recipe, dataset: Dataset, weights: Weights) -> Specification:
+    """Everything about the model that is known before it is trained."""
+    card = describe(recipe.model.name)
+    return Specification(
+        task=dataset.task,
+        classes=dataset.classes,
+        network=recipe.model.name,
+        image_size=int(recipe.model.image_size),
+        fit=recipe.model.fit,
+        mean=tuple(card.mean),
+        std=tuple(card.std),
+        multilabel=dataset.multilabel,
+        origin=weights.sentence,
+        licence=weights.licence,
+    )
+
+
+def first_network(recipe: Recipe, specification: Specification, weights: Weights) -> nn.Module:
+    """The network before its first step; the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.training.seed)
+        return assemble(
+            specification,
+            dropout=recipe.model.dropout,
+            stochastic_depth=recipe.model.stochastic_depth,
+            weights=weights,
+        )
+
+
+def splits_record(dataset: Dataset) -> dict[str, Any]:
+    """What splits.json holds: which picture is in which split, and what was noticed."""
+    return {
+        "fingerprint": dataset.fingerprint,
+        "classes": list(dataset.classes),
+        "splits": {name: [dataset.samples[i].key for i in rows] for name, rows in dataset.splits.items()},
+        "findings": reading.finding_rows(dataset.findings),
+    }
+
+
+def made_by_record(
+    path: Path, question: str, prepared: Prepared, reasons: Mapping[str, str], machine: Machine
+) -> dict[str, Any]:
+    """What made_by.json holds: where everything came from, and what was chosen why."""
+    weights = prepared.weights
+    return {
+        "data": str(path.resolve()),
+        "asked": question,
+        "fingerprint": prepared.dataset.fingerprint,
+        "weights": {
+            "kind": weights.kind,
+            "source": weights.source,
+            "path": str(weights.path) if weights.path else None,
+            "sha256": weights.sha256,
+            "licence": weights.licence,
+            "sentence": weights.sentence,
+        },
+        "chosen": dict(reasons),
+        "cycles": list(prepared.cycles),
+        "device": str(machine.device),
+        "threads": machine.threads,
+        "versions": versions(),
+    }

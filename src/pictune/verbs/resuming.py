@@ -1,0 +1,96 @@
+"""Going on with a run: after a stop or a kill, or for more epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pictune.data.sample import Dataset
+from pictune.errors import DataError, RecipeError, RunError
+from pictune.models.weights import Weights
+from pictune.recipe import read_recipe
+from pictune.recipe_text import load_yaml
+from pictune.run import Run
+from pictune.training.fitting import Watcher
+from pictune.training.machine import Arithmetic, Machine
+from pictune.verbs.learning import learn
+from pictune.verbs.preparing import Prepared, first_network, read_pictures, specify
+from pictune.verbs.tables import TABLES
+
+
+def extends(epochs: int | str | None) -> bool:
+    """Whether ``--epochs`` asks for more epochs of a finished run, as ``+5`` does."""
+    return isinstance(epochs, str) and epochs.startswith("+")
+
+
+def go_on(
+    run: Run, *, epochs: int | str | None, changed: Sequence[str], recipe: Path | str | None, watcher: Watcher
+) -> Run:
+    """Resumes an unfinished run, or extends a finished one."""
+    if changed or recipe is not None or (epochs is not None and not extends(epochs)):
+        raise RecipeError(
+            f"{run.name} goes on with the recipe it was started with; these cannot change now",
+            causes=[*changed, *(["--recipe"] if recipe else []), *(["--epochs"] if epochs else [])],
+            instead="Train the data again with the new settings, or extend the run with --epochs +5.",
+        )
+    with run.lock():
+        made_by = run.read("made_by.json")
+        cycles = tuple(made_by["cycles"])
+        if extends(epochs):
+            cycles = _extended(run, cycles, str(epochs))
+            run.write("made_by.json", {**made_by, "cycles": list(cycles)})
+        elif run.state == "finished":
+            raise RunError(f"{run.name} is finished", instead="Extend it with --epochs +5, or train anew.")
+        stored = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
+        machine = Machine(device=stored.training.device, threads=int(made_by["threads"]))
+        _, ingested, _ = read_pictures(Path(made_by["data"]), stored, machine, watcher)
+        dataset = _kept_split(ingested.dataset, run.read("splits.json"))
+        told = made_by["weights"]
+        weights = Weights(
+            told["kind"],
+            told["source"],
+            told["licence"],
+            Path(told["path"]) if told["path"] else None,
+            told["sha256"],
+            told["sentence"],
+        )
+        arithmetic = Arithmetic(stored.training.precision, stored.training.memory_format, "as the run began")
+        prepared = Prepared(stored, dataset, ingested, weights, arithmetic, cycles)
+        specification = specify(stored, dataset, weights)
+        resumable = (run.checkpoints / "last.safetensors").exists()
+        network = first_network(
+            stored, specification, replace(weights, kind="none", path=None) if resumable else weights
+        )
+        run.write("status.json", {"state": "running"})
+        run.note_time("resumed")
+        run.point_latest()
+        return learn(run, prepared, machine, network, specification, watcher)
+
+
+def _extended(run: Run, cycles: tuple[int, ...], epochs: str) -> tuple[int, ...]:
+    if run.state != "finished":
+        raise RunError(
+            f"{run.name} is not finished yet", instead=f"Finish it first: pictune train {run.path.name}"
+        )
+    if not epochs[1:].isdecimal() or int(epochs[1:]) < 1:
+        raise RecipeError(f"--epochs {epochs}: after the plus stands a number of epochs, such as +5")
+    return (*cycles, int(epochs[1:]))
+
+
+def _kept_split(dataset: Dataset, kept: Mapping[str, Any]) -> Dataset:
+    """The dataset with the split that the run began with.
+
+    Raises:
+        DataError: When the data are no longer what they were.
+    """
+    if dataset.fingerprint != kept["fingerprint"]:
+        raise DataError(
+            "the pictures or labels have changed since the run began",
+            code="changed",
+            instead="Start a new run on the new data with --new.",
+        )
+    place = {sample.key: i for i, sample in enumerate(dataset.samples)}
+    splits = {name: tuple(sorted(place[key] for key in keys)) for name, keys in kept["splits"].items()}
+    return replace(dataset, splits=splits)
