@@ -200,12 +200,12 @@ def train(
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")
-    ] = False,
+    ] = False,  # noqa: FBT002 - typer's signature
     runs: Annotated[Path, typer.Option(help="The folder that holds all runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Of the new run.")] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Start anew where an unfinished run could go on.")
-    ] = False,
+    ] = False,  # noqa: FBT002 - typer's signature
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """Fine-tune a model and report how good it is; called again, an unfinished run goes on."""

@@ -39,9 +39,8 @@ class Audit:
     def summary(self) -> str:
         """The conclusions in plain sentences, the most severe first."""
         sentences = [c["message"] if isinstance(c, Mapping) else str(c) for c in self.content["conclusions"]]
-        return "\n".join(
-            [*(f"  - {sentence}" for sentence in sentences), "", f"  report: {self.folder / 'audit.html'}"]
-        )
+        listed = [f"  - {sentence}" for sentence in sentences]
+        return "\n".join([*listed, "", f"  report: {self.folder / 'audit.html'}"])
 
 
 def audit(
