@@ -55,7 +55,7 @@ def peak_memory() -> float:
     return (own + children) / 1024
 
 
-def plain_loop(folder: Path, requests, answers) -> None:  # noqa: ANN001 - queues
+def plain_loop(folder: Path, requests, answers) -> None:
     """The peer: PyTorch, timm's dataset and create_loader, one epoch a request."""
     import timm
     import torch
@@ -90,7 +90,7 @@ def plain_loop(folder: Path, requests, answers) -> None:  # noqa: ANN001 - queue
         answers.put((seen / (time.perf_counter() - started), peak_memory()))
 
 
-def pictune_loop(folder: Path, requests, answers) -> None:  # noqa: ANN001 - queues
+def pictune_loop(folder: Path, requests, answers) -> None:
     """`pictune train`, paused between epochs by its watcher; validation is not counted."""
     import os
 

@@ -61,7 +61,7 @@ def main() -> None:
         sys.exit(141)
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature
+def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"pictune {__version__}")
         raise typer.Exit
@@ -69,7 +69,7 @@ def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's signature
 
 @app.callback()
 def _options(
-    version: Annotated[  # noqa: FBT002 - typer's signature
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -143,7 +143,7 @@ def _print_report(verb: str, started: float, run_path: Path, report: Report, *, 
 def demo(
     folder: Annotated[Path, typer.Option(help="Gets the pictures and the run.")] = Path("pictune-demo"),
     seed: Annotated[int, typer.Option(help="Where all randomness starts.")] = 0,
-    as_json: Json = False,  # noqa: FBT002 - typer's signature
+    as_json: Json = False,
 ) -> None:
     """Train and judge a classifier on digits drawn into photographs; about a minute, no download."""
     started = time.monotonic()
@@ -162,7 +162,7 @@ def audit(
     ] = None,
     out: Annotated[Path, typer.Option(help="Gets audit.html and audit.json.")] = Path("audit"),
     settings: Settings = None,
-    as_json: Json = False,  # noqa: FBT002 - typer's signature
+    as_json: Json = False,
 ) -> None:
     """Say what is wrong with the data, before any training; change nothing."""
     started = time.monotonic()
@@ -200,13 +200,13 @@ def train(
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")
-    ] = False,  # noqa: FBT002 - typer's signature
+    ] = False,
     runs: Annotated[Path, typer.Option(help="The folder that holds all runs.")] = Path("runs"),
     name: Annotated[str | None, typer.Option(help="Of the new run.")] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Start anew where an unfinished run could go on.")
-    ] = False,  # noqa: FBT002 - typer's signature
-    as_json: Json = False,  # noqa: FBT002
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune a model and report how good it is; called again, an unfinished run goes on."""
     started = time.monotonic()
@@ -241,7 +241,7 @@ def evaluate(
     run: RunFolder,
     split: Annotated[str | None, typer.Option(help="test, val or train; test where there is one.")] = None,
     data: Annotated[Path | None, typer.Option(help="Other labelled pictures to judge the model on.")] = None,
-    as_json: Json = False,  # noqa: FBT002 - typer's signature
+    as_json: Json = False,
 ) -> None:
     """Judge a run's model and write its report."""
     started = time.monotonic()
@@ -254,7 +254,7 @@ def evaluate(
 def predict(
     run: RunFolder,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
-    as_json: Json = False,  # noqa: FBT002 - typer's signature
+    as_json: Json = False,
 ) -> None:
     """Ask a run's model about pictures."""
     started = time.monotonic()

@@ -57,7 +57,7 @@ def audit(
     Args:
         data: A folder of class folders, or a table of paths and labels.
         settings: Texts such as ``data.min_side=32``.
-        group_by: What belongs together: a column, ``re:<regular expression>``, ``exif:date``, ``exif:camera``.
+        group_by: What belongs together: a column, ``re:<pattern>``, ``exif:date`` or ``exif:camera``.
         folder: Gets audit.json and audit.html.
 
     Raises:
