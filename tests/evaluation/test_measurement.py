@@ -211,6 +211,18 @@ def test_two_classes_share_one_ranking_and_its_interval():
     assert both.high - both.low == pytest.approx(one.high - one.low, rel=0.1)
 
 
+def test_recall_weighted_by_support_is_recall_over_all_labels():
+    generator = np.random.default_rng(9)
+    truth = generator.random((400, 2)) < 0.5
+    decided = truth & (generator.random((400, 2)) < [0.98, 0.2])
+    keys = tuple(map(str, range(400)))
+    table = ClassTable(keys, ("a", "b"), truth, np.where(decided, 0.9, 0.1), decided, exclusive=False)
+    metrics = measure(table, resamples=100).metrics
+    weighted, micro = metrics["weighted_recall"], metrics["micro_recall"]
+    assert weighted.value == pytest.approx(micro.value)
+    assert weighted.high - weighted.low == pytest.approx(micro.high - micro.low, rel=0.02)
+
+
 @pytest.mark.parametrize("name", ["weighted_f1", "weighted_precision", "macro_f1", "macro_recall"])
 def test_averages_over_classes_scatter_as_a_bootstrap_says(name):
     generator = np.random.default_rng(8)

@@ -84,7 +84,15 @@ class Machine:
             precision: ``auto`` or what the user wants.
             memory_format: ``auto`` or what the user wants.
             seconds: About how long each candidate may take.
+
+        Raises:
+            RecipeError: When the device cannot compute in the wanted precision.
         """
+        if precision == "fp16" and self.device.type == "cpu":
+            raise RecipeError(
+                "training.precision: fp16 needs a GPU, and this training runs on the CPU",
+                instead="Use bf16, fp32 or auto.",
+            )
         halves = ["bf16"] if self.device.type == "cpu" or torch.cuda.is_bf16_supported() else ["fp16"]
         precisions = ["fp32", *halves] if precision == "auto" else [precision]
         formats = ["contiguous", "channels_last"] if memory_format == "auto" else [memory_format]
