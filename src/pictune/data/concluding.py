@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -9,108 +10,137 @@ IMBALANCE = 10.0  # from this ratio of the largest to the smallest class on, acc
 FEW = 20  # images of a class; with fewer, an interval is wider than most differences that matter
 
 _SEVERITIES = ("serious", "attention", "note")
+_SHOWN = 10
+
+Table = Mapping[str, Any]
+Row = tuple[str, str, str]  # severity, code, message
 
 
-def conclusions(table: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Sentences with a severity (``serious``, ``attention``, ``note``) and a code, most serious first.
+def conclusions(table: Table) -> list[dict[str, str]]:
+    """Sentences with a ``severity`` (serious, attention, note), a ``code`` and a ``message``.
 
     Args:
         table: The audit's table but for its conclusions.
     """
-    found = {finding["code"]: finding for finding in table["findings"]}
-    rows = [*_splits(found), *_labels(table, found), *_repeats(table, found), *_images(table, found)]
+    rows = [*_splits(table), *_labels(table), *_repeats(table), *_images(table), *_notes(table)]
     rows.sort(key=lambda row: _SEVERITIES.index(row[0]))
-    if not any(severity != "note" for severity, _, _ in rows):
+    if all(severity == "note" for severity, _, _ in rows):
         rows.insert(0, ("note", "ready", "Nothing was found that speaks against training on these data."))
-    return [{"severity": severity, "code": code, "text": text} for severity, code, text in rows]
+    return [{"severity": severity, "code": code, "message": message} for severity, code, message in rows]
 
 
-Row = tuple[str, str, str]
+def _by_code(table: Table) -> dict[str, list[Mapping[str, str]]]:
+    found = defaultdict(list)
+    for finding in table["findings"]:
+        found[finding["code"]].append(finding)
+    return found
 
 
-def _splits(found: Mapping[str, Any]) -> Iterator[Row]:
-    if "leak" in found:
-        text = (
-            f"{_count(found, 'leak', 'set')} of equal files or of one group stand in several splits: figures "
-            "on them are worthless. Remove one of each, or let pictune make the splits."
+def _splits(table: Table) -> Iterator[Row]:
+    found = _by_code(table)
+    leaks = [leak for leak in table["leaks"] if leak["kind"] != "look"]
+    if leaks:
+        message = (
+            f"{_many(len(leaks), 'set')} of equal files or of one group stand in several splits, so figures "
+            f"on them mean nothing. Remove one of each, or let pictune make the splits. First: {_first(leaks)}."
         )
-        yield "serious", "leak", text
-    if "near_leak" in found:
-        yield "attention", "near_leak", found["near_leak"]["examples"][0]["message"]
-    if "not_evaluated" in found:
-        names = ", ".join(repr(example["where"]) for example in found["not_evaluated"]["examples"])
-        text = f"These classes are learnt but never evaluated, for want of images: {names}. Add images."
-        yield "attention", "not_evaluated", text
-    for code, split in (("class_not_in_val", "val"), ("class_not_in_test", "test")):
-        if code in found:
-            names = ", ".join(repr(example["where"]) for example in found[code]["examples"])
-            yield "attention", code, f"These classes are not in {split}: {names}. Add images of them."
-    for code in ("no_test", "possible_group", "ungrouped"):
-        if code in found:
-            yield "attention", code, found[code]["examples"][0]["message"]
+        yield "serious", "leak", message
+    if "class_not_in_train" in found:
+        names = _names(found["class_not_in_train"])
+        yield "serious", "class_not_in_train", f"Not in train, so never learnt: {names}. Add train images."
+    for finding in found["near_leak"]:
+        yield "attention", "near_leak", finding["message"]
+    for code, what in (
+        ("not_evaluated", "In train only, so learnt but not evaluated"),
+        ("class_not_in_val", "Not in val, so without figures there"),
+        ("class_not_in_test", "Not in test, so without figures there"),
+    ):
+        if found[code]:
+            yield "attention", code, f"{what}: {_names(found[code])}. Add images of them."
 
 
-def _labels(table: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
-    if "conflicting_label" in found:
-        example = found["conflicting_label"]["examples"][0]["message"]
-        text = f"{_count(found, 'conflicting_label', 'image')} under different labels. First: {example}"
-        yield "serious", "conflicting_label", text
+def _labels(table: Table) -> Iterator[Row]:
+    if table["conflicts"]:
+        message = (
+            f"{_many(len(table['conflicts']), 'image')} under different labels: decide which is right, and "
+            f"remove the others. First: {_first(table['conflicts'])}."
+        )
+        yield "serious", "conflicting_label", message
     imbalance = table["imbalance"]
     if imbalance and imbalance["ratio"] >= IMBALANCE:
-        text = (
+        message = (
             f"{imbalance['largest']!r} has {imbalance['ratio']:,.0f} times as many images as "
             f"{imbalance['smallest']!r} ({imbalance['images'][0]:,} to {imbalance['images'][1]:,}). Judge by "
-            "balanced accuracy and by class, not by accuracy."
+            "balanced accuracy and class by class, not by accuracy."
         )
-        yield "attention", "imbalance", text
-    few = [row for row in table["classes"] if row["images"] < FEW]
+        yield "attention", "imbalance", message
+    totals = {name: sum(counts.values()) for name, counts in table["counts"].items()}
+    few = [f"{name!r} ({total})" for name, total in totals.items() if total < FEW]
     if few:
-        listed = ", ".join(f"{row['class']!r} ({row['images']})" for row in few[:10])
-        more = f" and {len(few) - 10:,} more" if len(few) > 10 else ""
-        text = f"These classes have fewer than {FEW} images: {listed}{more}. Their figures will be rough."
-        yield "attention", "few_images", text
+        listed = ", ".join(few[:_SHOWN]) + (f" and {len(few) - _SHOWN:,} more" if len(few) > _SHOWN else "")
+        message = f"Fewer than {FEW} images: {listed}. Their figures will be rough; add images."
+        yield "attention", "few_images", message
 
 
-def _repeats(table: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
-    exact, near = table["duplicates"]["exact"], table["duplicates"]["near"]
-    if exact["sets"]:
-        spare = exact["images"] - exact["sets"]
-        text = f"{spare:,} files repeat another one byte for byte; they add nothing and can be removed."
-        yield "attention", "duplicate", text
-    if near["sets"]:
-        text = (
-            f"{near['images']:,} images in {near['sets']:,} sets look the same within their set; "
-            "a split that pictune makes keeps each set together."
+def _repeats(table: Table) -> Iterator[Row]:
+    exact = [row for row in table["duplicates"] if row["kind"] == "file"]
+    near = [row for row in table["duplicates"] if row["kind"] == "look"]
+    if exact:
+        spare = sum(len(row["keys"]) - 1 for row in exact)
+        message = f"{_many(spare, 'file')} that repeat another one byte for byte add nothing; remove them."
+        yield "attention", "duplicate", message
+    if near:
+        images = sum(len(row["keys"]) for row in near)
+        message = (
+            f"{images:,} images in {_many(len(near), 'set')} look the same within their set; a split that "
+            "pictune makes keeps each set together."
         )
-        yield "note", "near_duplicate", text
-    if "case_collision" in found:
-        yield "note", "case_collision", found["case_collision"]["examples"][0]["message"]
+        yield "note", "near_duplicate", message
 
 
-def _images(table: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[Row]:
-    left_out = [row for row in table["findings"] if row["outcome"] == "quarantine"]
+def _images(table: Table) -> Iterator[Row]:
+    left_out = [row for row in table["codes"] if row["outcome"] == "quarantine"]
     if left_out:
         listed = ", ".join(f"{row['count']:,} {row['code']}" for row in left_out)
         total = sum(row["count"] for row in left_out)
-        text = f"{total:,} files or lines were left out ({listed}). Repair or remove them."
-        yield "attention", "left_out", text
+        message = f"{_many(total, 'file')} or lines were left out ({listed}). Repair or remove them."
+        yield "attention", "left_out", message
     words = {
-        "constant": "are of one colour throughout",
-        "dark": "are far darker than the others",
-        "bright": "are far brighter than the others",
-        "blurred": "are far more blurred than the others",
+        "constant": "of one colour throughout",
+        "dark": "far darker than the others",
+        "bright": "far brighter than the others",
+        "blurred": "far more blurred than the others",
     }
-    for kind, what in words.items():
-        keys = table["outliers"][kind]
-        if keys:
-            yield "attention", kind, f"{len(keys):,} images {what}, such as {keys[0]}. Look at them."
-    if "wrong_extension" in found:
-        text = f"{_count(found, 'wrong_extension', 'file')} named otherwise than by content; no harm is done."
-        yield "note", "wrong_extension", text
-    if "ignored" in found:
-        yield "note", "ignored", found["ignored"]["examples"][0]["message"]
+    reasons = Counter(row["reason"] for row in table["outliers"])
+    for reason, what in words.items():
+        if reasons[reason]:
+            first = next(row["key"] for row in table["outliers"] if row["reason"] == reason)
+            message = f"Look at {_many(reasons[reason], 'image')} {what}, such as {first}."
+            yield "attention", reason, message
 
 
-def _count(found: Mapping[str, Any], code: str, noun: str) -> str:
-    count = found[code]["count"]
-    return f"{count:,} {noun}{'s' if count > 1 else ''}"
+def _notes(table: Table) -> Iterator[Row]:
+    """Findings whose own words say it best."""
+    found = _by_code(table)
+    for code in ("no_test", "possible_group", "ungrouped"):
+        for finding in found[code]:
+            yield "attention", code, finding["message"]
+    for code in ("case_collision", "ignored"):
+        for finding in found[code][:1]:
+            yield "note", code, finding["message"]
+    if found["wrong_extension"]:
+        count = _many(len(found["wrong_extension"]), "file")
+        yield "note", "wrong_extension", f"{count} named otherwise than by content; the content counts."
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
+def _names(findings: list[Mapping[str, str]]) -> str:
+    listed = ", ".join(repr(finding["where"]) for finding in findings[:_SHOWN])
+    return listed + (f" and {len(findings) - _SHOWN:,} more" if len(findings) > _SHOWN else "")
+
+
+def _first(sets: list[Mapping[str, Any]]) -> str:
+    return " and ".join(sets[0]["keys"][:_SHOWN])

@@ -271,13 +271,14 @@ class Lookup:
         path = self.root.joinpath(*parts)
         try:
             mode = path.lstat().st_mode
-            linked = stat.S_ISLNK(mode)
-            mode = path.stat().st_mode if linked else mode
+        except (OSError, ValueError) as error:  # a zero byte in the name is a ValueError
+            reason = _reason(error) if isinstance(error, OSError) else "no possible file name"
+            return "missing_file", f"cannot be found ({reason})"
+        linked = stat.S_ISLNK(mode)
+        try:
+            mode = path.stat().st_mode
         except OSError as error:
-            dangling = path.is_symlink()
-            return _broken(error) if dangling else ("missing_file", f"cannot be found ({_reason(error)})")
-        except ValueError:  # a zero byte in the name
-            return "missing_file", "is no possible file name"
+            return _broken(error)
         if not self.follow_outside and (self._leaves(path.parent) or (linked and leaves(self.root, path))):
             return "outside_root", _OUTSIDE
         if stat.S_ISDIR(mode):

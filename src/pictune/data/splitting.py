@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pictune.data.duplicates import duplicate_findings, exact_duplicates
+from pictune.data.duplicates import duplicate_findings
 from pictune.data.finding import Finding, Outcome
+from pictune.data.leaks import find_leaks, leak_findings
 from pictune.data.placing import Unit, place
 from pictune.data.sample import SPLITS, Dataset
 from pictune.errors import DataError
@@ -62,7 +63,11 @@ def split_dataset(
     _check_fractions(fractions, test)
     given = _given_splits(dataset)
     made = _missing_splits(given, fractions, test)
-    findings = [*duplicate_findings(dataset), *_leaks(dataset, given, clusters, allow_leaks=allow_leaks)]
+    as_given = replace(dataset, splits=_splits(given))
+    findings = [
+        *duplicate_findings(dataset),
+        *leak_findings(dataset, find_leaks(as_given, clusters), allow_leaks=allow_leaks),
+    ]
     split_of = list(given)
     if made:
         members = {position for position, split in enumerate(given) if split in (None, "train")}
@@ -74,14 +79,9 @@ def split_dataset(
         for part, split in zip(parts, placed, strict=True):
             for position in part:
                 split_of[position] = split
-    splits = {
-        name: tuple(position for position, split in enumerate(split_of) if split == name) for name in SPLITS
-    }
-    if not splits["test"]:
-        del splits["test"]
-    result = replace(dataset, splits=MappingProxyType(splits))
+    result = replace(dataset, splits=_splits(split_of))
     findings += _what_was_made(result, given, made, seed)
-    findings += _classes_across(result)
+    findings += class_findings(result)
     _refuse(findings)
     return replace(result, findings=tuple(dict.fromkeys((*dataset.findings, *findings))))
 
@@ -120,6 +120,17 @@ def _given_splits(dataset: Dataset) -> list[str | None]:
             instead="Add train images, or give the images without split folders.",
         )
     return given
+
+
+def with_given_splits(dataset: Dataset) -> Dataset:
+    """The dataset with the splits it brings along and no others, complete or not."""
+    return replace(dataset, splits=_splits([sample.given_split for sample in dataset.samples]))
+
+
+def _splits(split_of: Sequence[str | None]) -> Mapping[str, tuple[int, ...]]:
+    """Positions by split; splits without any are left out."""
+    positions = {name: tuple(p for p, split in enumerate(split_of) if split == name) for name in SPLITS}
+    return MappingProxyType({name: found for name, found in positions.items() if found})
 
 
 def _missing_splits(
@@ -213,8 +224,8 @@ def _what_was_made(
     return findings
 
 
-def _classes_across(dataset: Dataset) -> list[Finding]:
-    """Classes that are never learnt (rejected), never validated or never evaluated (reported)."""
+def class_findings(dataset: Dataset) -> list[Finding]:
+    """Classes that the present splits never teach (rejected), never validate or never test (reported)."""
     counts = {split: dataset.split(split).count() for split in dataset.splits}
     findings = []
     for name in dataset.classes:
@@ -224,84 +235,18 @@ def _classes_across(dataset: Dataset) -> list[Finding]:
                 f"The class {name!r} is in {' and '.join(present)} but not in train; it cannot be learnt."
             )
             findings.append(Finding("class_not_in_train", Outcome.REJECT, name, message))
-        elif present == ["train"]:
+        elif present == ["train"] and len(counts) > 1:
             number = counts["train"][name]
             images = "1 image" if number == 1 else f"{number:,} images"
             message = f"The class {name!r} is in train only ({images}); it is learnt but not evaluated."
             findings.append(Finding("not_evaluated", Outcome.WARN, name, message))
-        elif present and "val" not in present:
+        elif present and "val" in counts and "val" not in present:
             message = f"The class {name!r} is not in val; its figures there are not available."
             findings.append(Finding("class_not_in_val", Outcome.WARN, name, message))
         elif present and "test" in counts and "test" not in present:
             message = f"The class {name!r} is not in test; its figures there are not available."
             findings.append(Finding("class_not_in_test", Outcome.WARN, name, message))
     return findings
-
-
-@dataclass(frozen=True, slots=True)
-class _Across:
-    """A set of images that stands in several given splits: the first image of each split, and how many."""
-
-    listed: str
-    images: int
-
-
-def _leaks(
-    dataset: Dataset, given: Sequence[str | None], clusters: Iterable[int], *, allow_leaks: bool
-) -> list[Finding]:
-    """Equal files, groups and look-alikes that stand in more than one given split."""
-    if not any(given):
-        return []
-    outcome = Outcome.WARN if allow_leaks else Outcome.REJECT
-    exact = _sets_across(dataset, given, exact_duplicates(dataset.samples))
-    by_group = defaultdict(list)
-    by_cluster = defaultdict(list)
-    for position, (sample, cluster) in enumerate(zip(dataset.samples, clusters, strict=True)):
-        if sample.group is not None:
-            by_group[sample.group].append(position)
-        by_cluster[int(cluster)].append(position)
-    findings = [
-        Finding("leak", outcome, "", f"The same file stands in several splits: {across.listed}.")
-        for across in exact
-    ]
-    findings += [
-        Finding("leak", outcome, "", f"Images of one group stand in several splits: {across.listed}.")
-        for across in _sets_across(dataset, given, by_group.values())
-    ]
-    near = _sets_across(dataset, given, [_one_a_file(dataset, cluster) for cluster in by_cluster.values()])
-    if near:
-        images = sum(across.images for across in near)
-        listed = "; ".join(across.listed for across in near[:3])
-        message = (
-            f"{len(near):,} sets of images that look the same ({images:,} images) stand in several splits, "
-            f"such as {listed}. Figures on these are too good; let pictune make the split, or remove them."
-        )
-        findings.append(Finding("near_leak", Outcome.WARN, "", message))
-    return findings
-
-
-def _one_a_file(dataset: Dataset, cluster: Sequence[int]) -> list[int]:
-    """A cluster without repeats of equal files, which are leaks of their own kind."""
-    first: dict[str, int] = {}
-    for position in cluster:
-        sample = dataset.samples[position]
-        first.setdefault(sample.checksum or sample.key, position)
-    return list(first.values())
-
-
-def _sets_across(
-    dataset: Dataset, given: Sequence[str | None], sets: Iterable[Sequence[int]]
-) -> list[_Across]:
-    """Those sets that stand in more than one split."""
-    across = []
-    for positions in sets:
-        first: dict[str, str] = {}
-        for position in positions:
-            first.setdefault(given[position] or "", dataset.samples[position].key)
-        if len(first) > 1:
-            listed = " and ".join(f"{key} ({split})" for split, key in first.items())
-            across.append(_Across(listed, len(positions)))
-    return across
 
 
 def _refuse(findings: Sequence[Finding]) -> None:

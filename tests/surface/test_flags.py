@@ -1,0 +1,53 @@
+"""The command line's surface: verbs and flags that do not change without a line in CHANGELOG.md."""
+
+from __future__ import annotations
+
+import click
+import pytest
+import typer.main
+
+import pictune
+from pictune.cli import app
+
+FLAGS = {
+    "demo": ["--folder", "--seed", "--json"],
+    "audit": ["DATA", "--group-by", "--out", "--set", "--json"],
+    "train": [
+        *["DATA", "--model", "--weights", "--image-size", "--epochs", "--batch-size", "--lr", "--augment"],
+        *["--loss", "--group-by", "--seed", "--set", "--recipe", "--allow-leaks", "--runs", "--name"],
+        *["--new", "--json"],
+    ],
+    "evaluate": ["RUN", "--split", "--data", "--json"],
+    "predict": ["RUN", "PICTURES", "--json"],
+    "recipe": ["FILE", "--set"],
+}
+
+
+def _verbs() -> dict[str, click.Command]:
+    group = typer.main.get_command(app)
+    return dict(group.commands)
+
+
+def test_verbs_are_these() -> None:
+    assert set(_verbs()) == set(FLAGS)
+
+
+def test_every_verb_is_there_in_python_under_the_same_name() -> None:
+    assert {name for name in FLAGS if callable(getattr(pictune, name))} == set(FLAGS)
+
+
+@pytest.mark.parametrize("verb", FLAGS)
+def test_flags_of_a_verb_are_these(verb: str) -> None:
+    shown = [
+        parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.opts[0].upper()
+        for parameter in _verbs()[verb].params
+    ]
+    assert shown == FLAGS[verb]
+
+
+@pytest.mark.parametrize("verb", FLAGS)
+def test_every_flag_says_what_it_is_for(verb: str) -> None:
+    command = _verbs()[verb]
+    assert command.help
+    silent = [parameter.name for parameter in command.params if not getattr(parameter, "help", None)]
+    assert silent == []
