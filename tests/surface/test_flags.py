@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import click
 import pytest
 import typer.main
+from typer.core import TyperCommand, TyperGroup
 
 import pictune
 from pictune.cli import app
@@ -23,8 +23,9 @@ FLAGS = {
 }
 
 
-def _verbs() -> dict[str, click.Command]:
+def _verbs() -> dict[str, TyperCommand]:
     group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
     return dict(group.commands)
 
 

@@ -43,7 +43,7 @@ def read_pictures(
 ) -> tuple[Recipe, Ingested, dict[str, str]]:
     """Reads and opens the pictures; the image size must be chosen before they are stored."""
     named = reading.read_named(path, recipe.data)
-    recipe, reasons = settling.settle_model(recipe, _probed(named), gpu=machine.device.type == "cuda")
+    recipe, reasons = settling.settle_size(recipe, _probed(named), gpu=machine.device.type == "cuda")
     side = side_of(int(recipe.model.image_size))
     ingested = reading.open_pictures(named, recipe.data, side=side, threads=machine.threads)
     total, left_out = len(named), len(named) - len(ingested.dataset)

@@ -156,17 +156,19 @@ def _start(
     path: Path, asked: Recipe, question: str, *, runs: Path, name: str | None, watcher: Watcher
 ) -> Run:
     machine = Machine(device=asked.training.device, threads=asked.training.threads)
-    recipe, ingested, reasons = read_pictures(path, asked, machine, watcher)
-    weights = find_weights(
-        recipe.model.weights,
-        network=recipe.model.name,
-        allow_licence={recipe.model.allow_licence} if recipe.model.allow_licence else (),
+    gpu = machine.device.type == "cuda"
+    allowed = {asked.model.allow_licence} if asked.model.allow_licence else set()
+    recipe, weights, reasons = settling.settle_network(
+        asked,
+        gpu=gpu,
+        find=lambda network: find_weights(asked.model.weights, network=network, allow_licence=allowed),
     )
+    recipe, ingested, sized = read_pictures(path, recipe, machine, watcher)
     watcher.say(weights.sentence)
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     dataset = reading.split_pictures(ingested, recipe, clusters)
     check_enough(dataset)
-    recipe, more = settling.settle_training(recipe, dataset, gpu=machine.device.type == "cuda")
+    recipe, more = settling.settle_training(recipe, dataset, gpu=gpu)
     specification = specify(recipe, dataset, weights)
     network = first_network(recipe, specification, weights)
     trial = torch.zeros(
@@ -181,7 +183,7 @@ def _start(
     recipe = recipe.with_values(
         training={"precision": arithmetic.precision, "memory_format": arithmetic.memory_format}
     )
-    reasons |= more | {"training.precision": arithmetic.reason}
+    reasons |= sized | more | {"training.precision": arithmetic.reason}
     counts = ", ".join(
         f"{len(dataset.splits[s]):,} {s}" for s in ("train", "val", "test") if s in dataset.splits
     )
