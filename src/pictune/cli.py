@@ -6,11 +6,13 @@ are imported inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +45,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 
 def main() -> None:
     """Runs the command line; user errors become one message and an exit code, without a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what a terminal cannot show
     try:
         app()
     except PictuneError as error:
@@ -88,11 +92,17 @@ def _shown(path: Path) -> str:
 
 
 class _Bars:
-    """Shows training as progress bars on stderr, and one line an epoch."""
+    """Shows work as progress bars on stderr, and one line an epoch."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._bar: TaskID | None = None
+        self._opening: TaskID | None = None
+
+    def opened(self, done: int, total: int) -> None:
+        if self._opening is None:
+            self._opening = self._progress.add_task("opening pictures", total=total)
+        self._progress.update(self._opening, completed=done, visible=done < total)
 
     def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
         text = f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}"
@@ -117,8 +127,10 @@ def _bars() -> Iterator[_Bars]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True, soft_wrap=True), transient=True) as progress:
+    # In a file or a pipe a bar is only noise; the sentences and the lines of the epochs go there all the same.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield _Bars(progress)
 
 
@@ -136,7 +148,7 @@ def _print_report(verb: str, started: float, run_path: Path, report: Report, *, 
         facts = {"run": _shown(run_path), "report": _shown(report.folder), "metrics": report.metrics}
         _print_json(verb, started, facts)
     else:
-        typer.echo(report.summary())
+        typer.echo(replace(report, folder=Path(_shown(report.folder))).summary())
 
 
 @app.command()
@@ -150,7 +162,7 @@ def demo(
     from pictune.verbs.demo import demo as verb
 
     with _bars() as bars:
-        run = verb(folder, seed=seed, watcher=bars)
+        run = verb(folder, seed=seed, watcher=bars, progress=bars.opened)
     _print_run("demo", started, run.path, as_json=as_json)
 
 
@@ -168,7 +180,8 @@ def audit(
     started = time.monotonic()
     from pictune.verbs.audit import audit as verb
 
-    result = verb(data, settings=settings or (), group_by=group_by, folder=out)
+    with _bars() as bars:
+        result = verb(data, settings=settings or (), group_by=group_by, folder=out, progress=bars.opened)
     if as_json:
         _print_json("audit", started, {"report": _shown(result.folder), "audit": result.content})
     else:
@@ -232,6 +245,7 @@ def train(
             name=name,
             new=new,
             watcher=bars,
+            progress=bars.opened,
         )
     _print_run("train", started, run.path, as_json=as_json)
 
@@ -247,7 +261,9 @@ def evaluate(
     started = time.monotonic()
     from pictune.verbs.evaluate import evaluate as verb
 
-    _print_report("evaluate", started, run.resolve(), verb(run, split=split, data=data), as_json=as_json)
+    with _bars() as bars:
+        report = verb(run, split=split, data=data, progress=bars.opened)
+    _print_report("evaluate", started, run.resolve(), report, as_json=as_json)
 
 
 @app.command()

@@ -5,30 +5,43 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pictune.errors import MachineError
+
+if TYPE_CHECKING:
+    import torch
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO}
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into one clear `MachineError`."""
+    """Turns a disk that is full, read-only or gone into one clear `MachineError`."""
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        if error.errno in FULL:
             raise MachineError(
                 f"the disk is full: {path.name} could not be written",
                 instead="Free some space and run the same command again; what was saved before is intact.",
             ) from error
-        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
+        if error.errno in FORBIDDEN:
             raise MachineError(
                 f"{path} could not be written: {error.strerror}",
                 instead="Choose a folder that you may write to with --runs.",
+            ) from error
+        if error.errno in GONE:
+            raise MachineError(
+                f"{path} could not be written: {error.strerror}",
+                instead="Is its folder still there, and its disk still connected?",
             ) from error
         raise
 
@@ -93,9 +106,39 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, facts: Mapping[str, str]) -> None:
+    """Replaces a safetensors file in one step; see `replace_file`.
+
+    Args:
+        path: The file.
+        tensors: By name, on any device, in any memory layout.
+        facts: Texts that stand in the file's header.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    whole = {
+        name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(whole, temporary, metadata=dict(facts))
+        except SafetensorError as error:
+            # The library tells what the system refused only inside its sentence.
+            reason = re.search(r"os error (\d+)", str(error))
+            if reason is None:
+                raise
+            raise OSError(int(reason[1]), os.strerror(int(reason[1]))) from error
+
+    replace_file(path, write)
+
+
 def sweep(folder: Path) -> None:
-    """Removes temporary files that a killed process left in a folder."""
-    for leftover in folder.glob(".tmp-*"):
+    """Removes temporary files, ours and those of safetensors, that a killed process left in a folder."""
+    for leftover in folder.glob(".tmp*"):
         leftover.unlink(missing_ok=True)
 
 

@@ -40,6 +40,8 @@ ANIMALS = (
     "whale wolf wombat wren yak zebra"
 ).split()
 
+# All that lies in a run folder before `made_by.json`, the first file from which a run could go on.
+BEGINNING = {".lock", "status.json", "recipe.yaml", "splits.json", "checkpoints", "model", "reports"}
 STATES = ("running", "stopped", "finished", "failed")
 
 
@@ -81,7 +83,7 @@ class Run:
             runs.mkdir(parents=True, exist_ok=True)
             folder = _new_folder(runs, name)
             for part in ("checkpoints", "model", "reports"):
-                (folder / part).mkdir()
+                (folder / part).mkdir(exist_ok=True)
         write_json(folder / "status.json", {"state": "running"})
         run = cls(folder)
         run.point_latest()
@@ -127,7 +129,7 @@ class Run:
             RunError: When the file is absent or not JSON.
         """
         try:
-            value = json.loads((self.path / name).read_text())
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
                 f"the run {self.name} has no {name}", instead="It may not have got that far."
@@ -149,7 +151,7 @@ class Run:
 
     def point_latest(self) -> None:
         """Points ``runs/latest`` at this run."""
-        link = self.path.parent / f".tmp-latest-{secrets.token_hex(4)}"
+        link = self.path / f".tmp-{secrets.token_hex(4)}"  # in the run, where it is swept after a kill
         with disk_errors(link):
             link.symlink_to(self.path.name)
             link.replace(self.path.parent / "latest")
@@ -162,7 +164,9 @@ class Run:
         Raises:
             RunError: When another process holds it; the message names its number.
         """
-        with disk_errors(self.path), (self.path / ".lock").open("a+") as stream:
+        with disk_errors(self.path):
+            stream = (self.path / ".lock").open("a+")
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -171,11 +175,12 @@ class Run:
                     f"the run {self.name} is in use by process {stream.read().strip() or 'unknown'}",
                     instead="Wait for it to end, or stop it first.",
                 ) from None
-            stream.truncate(0)
-            stream.write(str(os.getpid()))
-            stream.flush()
-            for folder in (self.path, self.checkpoints, self.model):
-                sweep(folder)
+            with disk_errors(self.path):
+                stream.truncate(0)
+                stream.write(str(os.getpid()))
+                stream.flush()
+                for folder in (self.path, self.checkpoints, self.model, *self.path.glob("reports/*")):
+                    sweep(folder)
             yield
 
 
@@ -185,13 +190,22 @@ def _new_folder(runs: Path, name: str | None) -> Path:
         try:
             folder.mkdir()
         except FileExistsError:
-            if name is not None:
+            if name is not None and not _unbegun(folder):
                 raise RunError(
                     f"a run called {name} exists already in {runs}", instead="Choose another --name."
                 ) from None
+            if name is not None:
+                return folder
         else:
             return folder
     raise RunError(f"no free name was found in {runs}", instead="Give one with --name.")
+
+
+def _unbegun(folder: Path) -> bool:
+    """Whether a folder is all that a start leaves when it is killed before anything was settled."""
+    return folder.is_dir() and all(
+        part.name in BEGINNING or part.name.startswith(".tmp") for part in folder.iterdir()
+    )
 
 
 def all_runs(runs: Path) -> list[Run]:
@@ -211,29 +225,40 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with disk_errors(path):
-            path.touch()
+        if not path.exists():
+            with disk_errors(path):
+                path.touch()
+                sync_folder(path.parent)
 
     def add(self, event: str, **facts: Any) -> None:
         """Adds one line."""
         line = json.dumps({"event": event, **facts}, ensure_ascii=False, allow_nan=False)
-        with disk_errors(self._path), self._path.open("a") as stream:
+        with disk_errors(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
     def sync(self) -> int:
         """Makes all lines survive a power cut and returns the file's length in bytes."""
-        with self._path.open("rb+") as stream:
+        with disk_errors(self._path), self._path.open("rb+") as stream:
             os.fsync(stream.fileno())
             return stream.seek(0, os.SEEK_END)
 
     def cut(self, length: int) -> None:
-        """Forgets everything after ``length`` bytes."""
-        with self._path.open("rb+") as stream:
+        """Forgets everything after ``length`` bytes.
+
+        Raises:
+            RunError: When the file is shorter than that: somebody else has changed it.
+        """
+        if self._path.stat().st_size < length:
+            raise RunError(
+                f"{self._path.name} is shorter than when it was saved: lines of it are lost",
+                instead="Put the file back, or train anew with --new.",
+            )
+        with disk_errors(self._path), self._path.open("rb+") as stream:
             stream.truncate(length)
             os.fsync(stream.fileno())
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """The events, all of them or those of one kind; an unfinished last line is left out."""
-        text = self._path.read_text()
+        text = self._path.read_text(encoding="utf-8")
         rows = [json.loads(line) for line in text.split("\n")[:-1] if line]
         return [row for row in rows if event is None or row["event"] == event]

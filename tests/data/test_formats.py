@@ -1,7 +1,9 @@
 """From a folder or a table to a Dataset: what is read, what is refused, and with which words."""
+# ruff: noqa: E501 - the tables of cases read best with one case a line
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -10,6 +12,7 @@ import tarfile
 import unicodedata
 import zipfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
@@ -391,7 +394,8 @@ def test_read_tables(images, text, name):
 # id, the table, its name, the reason code, and what the message must name.
 REFUSED_TABLES = [
     ("68 Latin-1", PLAIN.encode("latin-1"), "l.csv", "encoding", ["line 3", "0xf6", "UTF-8"]),
-    ("68 UTF-16 without a mark", PLAIN.encode("utf-16-le"), "l.csv", "encoding", ["line 1", "UTF-16"]),
+    ("68 UTF-16 without a mark", PLAIN.encode("utf-16-le"), "l.csv", "encoding", ["line 3", "UTF-16"]),
+    ("68 UTF-16 without a mark, plain letters", "file,label\na.jpg,x".encode("utf-16-le"), "l.csv", "encoding", ["zero byte"]),
     ("68 a quote that is never closed", 'file,label\na.jpg,cat\n"b.jpg,dog\n', "l.csv", "malformed", ["l.csv:3"]),
     ("69 missing label column", "file,size\na.jpg,3\n", "l.csv", "missing_column", ["'file', 'size'", "--label-column"]),
     ("69 no header", "a.jpg,cat\nb.jpg,dog\n", "l.csv", "missing_column", ["first line", "'a.jpg'"]),
@@ -542,7 +546,7 @@ class TestColumns:
 
 
 class TestSeveralLabels:
-    EXPECTED = {"a.jpg": ("cat", "dog"), "b.jpg": (), "images/c.jpg": ("dog",)}
+    EXPECTED: ClassVar = {"a.jpg": ("cat", "dog"), "b.jpg": (), "images/c.jpg": ("dog",)}
 
     @pytest.mark.parametrize(
         ("text", "name", "options"),
@@ -600,8 +604,6 @@ class TestParquet:
     st.sampled_from(["\n", "\r\n"]),
 )
 def test_68_what_a_table_says_is_what_is_read(tmp_path_factory, rows, delimiter, encoding, ending):
-    import csv
-
     folder = tmp_path_factory.mktemp("table")
     rows = [(f"{number}.jpg", label) for number, (label, _) in enumerate(rows)]
     if len({label for _, label in rows}) < 2:

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pictune.data.sample import SPLITS
 from pictune.errors import RunError
+from pictune.evaluation.findings import SEVERITIES
 from pictune.evaluation.measurement import Measurement
 from pictune.evaluation.report.page import render_report
 from pictune.evaluation.tables import write_tables
@@ -25,6 +27,7 @@ from pictune.files import write_json, write_text
 
 SHOWN_FIRST = ("accuracy", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece")
 WORST_CLASSES = 5
+SENTENCES = 5
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class Report:
     def summary(self) -> str:
         """The report in a few lines of text."""
         content = self.content
-        percent = round(100 * content["confidence"])
+        percent = f"{100 * content['confidence']:g}"
+        which = f"the {content['split']} split" if content["split"] in SPLITS else content["split"]
         lines = [
-            f"{content['run']} on {content['n']:,} pictures of the {content['split']} split "
-            f"(in brackets: {percent} % intervals)",
+            f"{content['run']} on {content['n']:,} pictures of {which} (in brackets: {percent} % intervals)",
             "",
         ]
         for name in SHOWN_FIRST:
@@ -66,7 +69,10 @@ class Report:
             for row in weak:
                 f1, recall = _with_interval(row["f1"]), _with_interval(row["recall"])
                 lines.append(f"  {row['class'][:20]:<22}{f1:<25}{recall:<25}{row['support']}")
-        lines += ["", *(f"  {finding['message']}" for finding in content["findings"][:4])]
+        # How little is known of a class is seen in its interval above.
+        told = [finding["message"] for finding in content["findings"] if finding["code"] != "few_images"]
+        if told:
+            lines += ["", *(f"  {message}" for message in told[:SENTENCES])]
         return "\n".join([*lines, "", f"  report: {self.folder / 'report.html'}"])
 
     @classmethod
@@ -114,7 +120,9 @@ def write_report(
         pictures: Small pictures by key, for the confused pairs and the worst mistakes.
     """
     measured = measurement.to_json()
-    content = {**facts, **measured, "findings": [*measured["findings"], *facts.get("findings", [])]}
+    findings = [*measured["findings"], *facts.get("findings", [])]
+    findings.sort(key=lambda finding: SEVERITIES.index(finding["severity"]))
+    content = {**facts, **measured, "findings": findings}
     write_tables(measurement, folder)
     write_text(folder / "report.html", render_report(content, pictures=pictures))
     write_json(folder / "report.json", content)

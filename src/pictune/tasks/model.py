@@ -10,23 +10,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from pictune.data.augmentation import View
 from pictune.data.loading import Loader
 from pictune.data.pixels import shrink
 from pictune.errors import RunError
-from pictune.files import replace_file, write_json
+from pictune.files import write_json, write_tensors
 from pictune.models.backbones import build_network
 from pictune.models.preprocess import Preprocess
 from pictune.models.weights import Weights
@@ -155,25 +156,23 @@ class Model:
 
     def save(self, folder: Path) -> None:
         """Writes weights.safetensors, then model.json that vouches for them."""
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.network.state_dict().items()}
         path = folder / "weights.safetensors"
-        replace_file(path, lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}))
+        write_tensors(path, self.network.state_dict(), facts={"format": "pt"})
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
-        write_json(
-            folder / "model.json", {"format": FORMAT, "sha256": checksum, **asdict(self.specification)}
-        )
+        content = {"format": FORMAT, "sha256": checksum, **asdict(self.specification)}
+        write_json(folder / "model.json", {**content, "seal": _seal(content)})
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | None = None) -> Model:
         """Reads a model that `save` wrote.
 
         Raises:
-            RunError: When a file is absent, damaged, changed or of a newer version.
+            RunError: When a file is absent, damaged, changed, of a newer version or of another task.
         """
         specification, checksum = _read_specification(folder)
         path = folder / "weights.safetensors"
         if not path.is_file():
-            raise RunError(f"{folder} has no weights.safetensors")
+            raise RunError(f"{folder} has no weights.safetensors", instead="Train again to make it anew.")
         if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
             raise RunError(
                 f"{path.name} in {folder} is not the file that model.json vouches for: it was changed"
@@ -194,14 +193,20 @@ def _read_specification(folder: Path) -> tuple[Specification, str]:
         raise RunError(f"there is no model in {folder}", instead="Has its training finished?") from None
     except (ValueError, OSError) as error:
         raise RunError(f"model.json in {folder} cannot be read: {error}") from None
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise RunError(
             f"model.json in {folder} is of another version", instead="Use the pictune that wrote it."
         )
-    checksum = str(content.pop("sha256", ""))
+    if content.pop("seal", None) != _seal(content):
+        raise RunError(f"model.json in {folder} is not as it was written: it was changed")
+    if content.get("task") != Classification.name:
+        raise RunError(f"the model in {folder} has another task: {content.get('task')}")
     try:
-        for name in ("classes", "mean", "std"):
-            content[name] = tuple(content[name])
-        return Specification(**content), checksum
-    except (TypeError, KeyError) as error:
+        return pydantic.TypeAdapter(Specification).validate_python(content), str(content["sha256"])
+    except (pydantic.ValidationError, KeyError) as error:
         raise RunError(f"model.json in {folder} is not complete: {error}") from None
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """The checksum of everything else that model.json says."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from pictune.errors import RunError
-from pictune.files import replace_file
+from pictune.files import write_tensors
 
 Tensors = dict[str, torch.Tensor]
 
@@ -26,12 +25,10 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapp
 
     Args:
         path: The file.
-        tensors: By name; copied to the CPU.
+        tensors: By name.
         facts: Anything JSON can hold.
     """
-    whole = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    header = {"facts": json.dumps(facts, allow_nan=False)}
-    replace_file(path, lambda temporary: save_file(whole, temporary, metadata=header))
+    write_tensors(path, tensors, facts={"facts": json.dumps(facts, allow_nan=False)})
 
 
 def load_checkpoint(path: Path) -> tuple[Tensors, dict[str, Any]]:
@@ -62,16 +59,24 @@ def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """An optimizer's memory as tensors by ``parameter/key`` and plain values by the same names."""
+    """An optimizer's memory: tensors by ``parameter/key``, and what is left as plain values.
+
+    Most optimizers remember parameter by parameter; some count their steps in the parameter group.
+    """
+    packed = optimizer.state_dict()
     tensors: Tensors = {}
     plain: dict[str, Any] = {}
-    for number, memory in optimizer.state_dict()["state"].items():
+    for number, memory in packed["state"].items():
         for key, value in memory.items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{number}/{key}"] = value
             else:
                 plain[f"{number}/{key}"] = value
-    return tensors, plain
+    counted = [
+        {key: value for key, value in group.items() if isinstance(value, int | float)}
+        for group in packed["param_groups"]
+    ]
+    return tensors, {"parameters": plain, "groups": counted}
 
 
 def unpack_optimizer(
@@ -79,7 +84,9 @@ def unpack_optimizer(
 ) -> None:
     """Gives an optimizer its memory back, each tensor laid out in memory like its parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for name, value in {**tensors, **plain}.items():
+    for group, counted in zip(optimizer.param_groups, plain["groups"], strict=True):
+        group.update(counted)
+    for name, value in {**tensors, **plain["parameters"]}.items():
         number, key = name.split("/", 1)
         parameter = parameters[int(number)]
         if isinstance(value, torch.Tensor):

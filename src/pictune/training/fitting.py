@@ -95,6 +95,7 @@ class Progress:
     halvings: int = 0
     journal: int = 0
     done: bool = False
+    cycles: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,8 @@ class Fit:
         network: Learns in place.
         task: Names the losses.
         loader: Training pictures.
-        validate: Takes a network in evaluation mode, gives the task's quick numbers.
+        validate: Takes a network in evaluation mode, gives the task's quick numbers on the validation
+            pictures and, under names that begin with ``train_``, on training pictures.
         make_optimizer: Builds the optimizer from parameter groups.
         weight_decay: For matrices and filters; never for biases and normalisation.
         schedule: Share of the highest rate at each moment.
@@ -144,9 +146,23 @@ def fit(job: Fit) -> Progress:
 
     Raises:
         DivergedError: When a loss or gradient is no finite number; the weights were not moved by it.
+        MachineError: When memory ran out for good, or the disk did.
         StoppedError: When a signal came; a checkpoint was written first.
     """
-    return _Fitting(job).run()
+    try:
+        return _Fitting(job).run()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise out_of_memory("memory ran out") from error
+
+
+def out_of_memory(sentence: str) -> MachineError:
+    """The error for a network that the machine's memory cannot hold."""
+    return MachineError(
+        sentence,
+        instead="Use a smaller --image-size, --batch-size or --model; the last checkpoint is intact.",
+    )
 
 
 def best_weights(folder: Path, progress: Progress) -> dict[str, torch.Tensor]:
@@ -179,10 +195,13 @@ class _Fitting:
         else:
             self.save()  # so that a kill before the first interval still finds a beginning
         plan, progress = self.job.plan, self.progress
-        progress.done = progress.done and progress.epoch >= plan.epochs
+        # A run that was stopped early is done as well, until it is extended by another cycle.
+        progress.done = progress.done and progress.cycles == list(plan.cycles)
+        progress.cycles = list(plan.cycles)
         while progress.epoch < plan.epochs and not progress.done:
             self.train_epoch()
             self.close_epoch()
+            self.heed(self.job.stop())
         return progress
 
     def train_epoch(self) -> None:
@@ -205,7 +224,7 @@ class _Fitting:
         self.window.append((self.progress.batch, batch))
         loss = self.gradients_within_memory(batch)
         if closes:
-            self.check_gradients(batch)
+            self.check_gradients()
             self.stepper.step()
             self.progress.steps += 1
             if self.average is not None:
@@ -233,9 +252,8 @@ class _Fitting:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-        raise MachineError(
-            f"memory ran out even with a batch of {len(batch.images)} in {2**MOST_HALVINGS} pieces",
-            instead="Use a smaller --image-size, --batch-size or --model; the last checkpoint is intact.",
+        raise out_of_memory(
+            f"memory ran out even with a batch of {len(batch.images)} in {2**MOST_HALVINGS} pieces"
         )
 
     def gradients(self, number: int, batch: Batch) -> float:
@@ -243,6 +261,8 @@ class _Fitting:
         job, progress = self.job, self.progress
         whole = len(batch.images)
         size = math.ceil(whole / 2**progress.halvings)
+        begun = number - number % job.plan.accumulate
+        batches = min(job.plan.accumulate, len(job.loader) - begun)  # an epoch's last step may have fewer
         summed = 0.0
         with addressed_randomness(job.plan.seed, progress.epoch, number, job.machine.device):
             for first in range(0, whole, size):
@@ -253,21 +273,21 @@ class _Fitting:
                 loss = torch.stack(list(losses.values())).sum()
                 value = float(loss.detach())
                 if not math.isfinite(value):
-                    raise self.diverged("The loss", value, batch)
-                self.accelerator.backward(loss * (share / job.plan.accumulate))
+                    raise self.diverged("The loss", value, [batch])
+                self.accelerator.backward(loss * (share / batches))
                 summed += value * share
         return summed
 
-    def check_gradients(self, batch: Batch) -> None:
+    def check_gradients(self) -> None:
         """Clips the gradient, and stops before a step that is not finite."""
         learning = [p for p in self.network.parameters() if p.grad is not None]
         norm = float(self.accelerator.clip_grad_norm_(learning, self.job.plan.clip or math.inf))
         scaler = self.accelerator.scaler
         if not math.isfinite(norm) and scaler is None:  # an fp16 scaler skips such a step by itself
-            raise self.diverged("The gradient", norm, batch)
+            raise self.diverged("The gradient", norm, [batch for _, batch in self.window])
 
-    def diverged(self, what: str, value: float, batch: Batch) -> DivergedError:
-        files = [self.job.names[int(p)] for p in batch.positions]
+    def diverged(self, what: str, value: float, batches: Sequence[Batch]) -> DivergedError:
+        files = [self.job.names[int(p)] for batch in batches for p in batch.positions]
         shown = [*files[:32], *([f"and {len(files) - 32} more"] if len(files) > 32 else [])]
         where = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch + 1}"
         self.job.journal.add(
@@ -289,8 +309,15 @@ class _Fitting:
         """Validates, keeps the best weights, writes the journal and a checkpoint."""
         job, progress = self.job, self.progress
         judged = self.average.network if self.average is not None else self.network
+        # The rate of the last batch, also when the epoch's last checkpoint is all that was left to do.
+        self.set_rate(progress.epoch + (progress.batch - 1) / len(job.loader))
         rate = self.optimizer.param_groups[0]["lr"]
         quick = job.validate(judged)
+        if not all(math.isfinite(value) for value in quick.values()):
+            raise DivergedError(
+                f"The network's answers in epoch {progress.epoch + 1} are no numbers any more",
+                instead=f"Lower the rate: --lr {self.highest[0] / 10:g}",
+            )
         sign = 1.0 if HIGHER_IS_BETTER[job.plan.select_by] else -1.0
         score = sign * quick[job.plan.select_by]
         if not progress.scores or score > max(progress.scores):
@@ -303,12 +330,13 @@ class _Fitting:
             "epoch": progress.epoch + 1,
             "train_loss": progress.loss_sum / len(job.loader),
             "learning_rate": rate,
-            **{f"val_{name}": value for name, value in quick.items()},
+            **{k if k.startswith("train_") else f"val_{k}": value for k, value in quick.items()},
             "best": progress.best_epoch == progress.epoch,
         }
         job.journal.add("epoch", **facts)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        waited = progress.epoch - 1 - progress.best_epoch
+        extended = job.plan.epochs - job.plan.cycles[-1]  # an extension waits anew
+        waited = progress.epoch - max(progress.best_epoch + 1, extended)
         progress.done = progress.epoch >= job.plan.epochs or 0 < job.plan.early_stopping <= waited
         self.save()
         job.watcher.epoch(facts)
@@ -317,6 +345,10 @@ class _Fitting:
         signal = self.job.stop()
         if signal or time.monotonic() - self.saved_at > self.job.plan.checkpoint_seconds:
             self.save()
+        self.heed(signal)
+
+    def heed(self, signal: int) -> None:
+        """Stops when a signal came; everything is saved by now."""
         if signal:
             at = f"epoch {self.progress.epoch + 1}, batch {self.progress.batch}"
             raise StoppedError(

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from pictune.errors import RecipeError
+from pictune.errors import DivergedError, MachineError, RecipeError
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -86,6 +86,8 @@ class Machine:
             seconds: About how long each candidate may take.
 
         Raises:
+            DivergedError: When the network's outputs are no finite numbers, even before it learns.
+            MachineError: When a few images are already too many for the memory.
             RecipeError: When the device cannot compute in the wanted precision.
         """
         if precision == "fp16" and self.device.type == "cpu":
@@ -101,6 +103,11 @@ class Machine:
         timed = {(p, f): self._time(network, images, p, f, seconds) for p in precisions for f in formats}
         usable = {pair: spent for pair, spent in timed.items() if spent is not None}
         full = {pair: spent for pair, spent in usable.items() if pair[0] == precisions[0]}
+        if not full:
+            raise DivergedError(
+                "the network's outputs are no finite numbers before it has learnt anything",
+                instead="Its weights are broken; try --weights none or another file.",
+            )
         best = min(full, key=full.__getitem__)
         fastest = min(usable, key=usable.__getitem__)
         if usable[best] > CLEAR_GAIN * usable[fastest]:
@@ -112,6 +119,21 @@ class Machine:
         self, network: nn.Module, images: torch.Tensor, precision: str, layout: str, seconds: float
     ) -> float | None:
         """Seconds of the quickest training step, or None when this arithmetic fails on this network."""
+        try:
+            return self._quickest_step(network, images, precision, layout, seconds)
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise MachineError(
+                    f"memory ran out with only {len(images)} images",
+                    instead="Use a smaller --image-size or --model.",
+                ) from error
+            if precision == "fp32":
+                raise
+            return None  # some layer does not know half precision
+
+    def _quickest_step(
+        self, network: nn.Module, images: torch.Tensor, precision: str, layout: str, seconds: float
+    ) -> float | None:
         trial = place(copy.deepcopy(network), self.device, layout).train()
         batch = images.to(self.device)
         quickest, steps, started = float("inf"), 0, time.perf_counter()
@@ -169,7 +191,8 @@ def _keep_freed_memory() -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on the device or on the machine."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError)
+        and any(words in str(error) for words in ("can't allocate memory", "std::bad_alloc"))
     )
 
 

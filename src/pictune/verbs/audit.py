@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from pictune.data.auditing import audit as audit_table
 from pictune.data.decoding import decode
 from pictune.data.pixels import shrink
-from pictune.errors import DataError
+from pictune.data.sample import Dataset
+from pictune.data.scanning import escape
+from pictune.evaluation.report.audit_page import PICTURES_PER_GROUP, SHOWN_GROUPS, SHOWN_OUTLIERS
 from pictune.evaluation.report.page import render_audit
 from pictune.files import disk_errors, write_json, write_text
+from pictune.recipe import DataSection
 from pictune.verbs import reading
 from pictune.verbs.recipe import parse
 
 THUMBNAIL = 112  # pixels, the shorter side
-MOST_PICTURES = 120
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def audit(
     settings: Sequence[str] = (),
     group_by: str | None = None,
     folder: Path | str = "audit",
+    progress: reading.Progress | None = None,
 ) -> Audit:
     """Opens every picture and reports counts, sizes, damage, duplicates, leaks, imbalance, contradictions.
 
@@ -59,47 +62,42 @@ def audit(
         settings: Texts such as ``data.min_side=32``.
         group_by: What belongs together: a column, ``re:<pattern>``, ``exif:date`` or ``exif:camera``.
         folder: Gets audit.json and audit.html.
+        progress: Called with how many pictures are opened, and how many there are.
 
     Raises:
         DataError: When the data cannot be read at all.
     """
-    recipe = parse(None, assignments=[*settings, "data.max_bad=1.0"], flags={"data.group_by": group_by})
+    recipe = parse(None, assignments=settings, flags={"data.group_by": group_by})
+    recipe = recipe.with_values(data={"max_bad": 1.0})  # every unusable picture is listed; none stops the audit
     named = reading.read_named(Path(data), recipe.data)
-    ingested = reading.open_pictures(named, recipe.data, side=None, threads=len(os.sched_getaffinity(0)))
+    ingested = reading.open_pictures(
+        named, recipe.data, side=None, threads=len(os.sched_getaffinity(0)), progress=progress
+    )
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     content = {
-        "data": named.root.name,
+        "data": escape(named.root.name),
         "fingerprint": ingested.dataset.fingerprint,
         **audit_table(ingested.dataset, ingested.facts, clusters),
     }
     target = Path(folder)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-    pictures = _thumbnails(content, {sample.key: sample.path for sample in ingested.dataset.samples})
+    pictures = _thumbnails(content, ingested.dataset, recipe.data)
     write_text(target / "audit.html", render_audit(content, pictures=pictures))
     write_json(target / "audit.json", content)
     return Audit(target, content)
 
 
-def _thumbnails(content: Any, paths: Mapping[str, Path]) -> dict[str, NDArray[np.uint8]]:
-    """Small pictures for the keys that the audit names, wherever they stand in it."""
-    wanted: dict[str, None] = {}
-
-    def collect(value: Any) -> None:
-        if isinstance(value, str) and value in paths:
-            wanted.setdefault(value)
-        elif isinstance(value, Mapping):
-            for part in value.values():
-                collect(part)
-        elif isinstance(value, list | tuple):
-            for part in value:
-                collect(part)
-
-    collect(content)
+def _thumbnails(
+    content: Mapping[str, Any], dataset: Dataset, data: DataSection
+) -> dict[str, NDArray[np.uint8]]:
+    """Small pictures for what the page shows."""
+    groups = [group for part in ("leaks", "conflicts", "duplicates") for group in content[part][:SHOWN_GROUPS]]
+    wanted = {key for group in groups for key in group["keys"][:PICTURES_PER_GROUP]}
+    wanted |= {outlier["key"] for outlier in content["outliers"][:SHOWN_OUTLIERS]}
     made = {}
-    for key in list(wanted)[:MOST_PICTURES]:
-        try:
-            made[key] = shrink(decode(paths[key]).pixels, THUMBNAIL)
-        except DataError:
-            continue  # it is listed with its reason; there is nothing to show
+    for sample in dataset.samples:
+        if sample.key in wanted:
+            picture = decode(sample.path, limits=reading.limits_of(data), value_range=data.value_range)
+            made[sample.key] = shrink(picture.pixels, THUMBNAIL)
     return made

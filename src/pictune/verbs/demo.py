@@ -7,12 +7,19 @@ from pathlib import Path
 from pictune.data.digits import draw_digits
 from pictune.run import Run
 from pictune.training.fitting import Watcher
+from pictune.verbs.reading import Progress
 from pictune.verbs.train import train
 
 IMAGES, SIZE = 2000, 64
 
 
-def demo(folder: Path | str = "pictune-demo", *, seed: int = 0, watcher: Watcher | None = None) -> Run:
+def demo(
+    folder: Path | str = "pictune-demo",
+    *,
+    seed: int = 0,
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+) -> Run:
     """Draws digits onto photographs, trains a classifier, and reports; about a minute on two cores.
 
     The split keeps all pictures of one handwritten digit together, so the test is on handwriting never seen.
@@ -21,6 +28,7 @@ def demo(folder: Path | str = "pictune-demo", *, seed: int = 0, watcher: Watcher
         folder: Gets the pictures (``digits``) and the run (``runs``).
         seed: Where all randomness starts.
         watcher: Is told how it goes.
+        progress: Called with how many pictures are opened, and how many there are.
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
@@ -35,4 +43,5 @@ def demo(folder: Path | str = "pictune-demo", *, seed: int = 0, watcher: Watcher
         seed=seed,
         runs=place / "runs",
         watcher=watcher,
+        progress=progress,
     )

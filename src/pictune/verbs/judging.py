@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pictune.data.augmentation import clean_view
+from pictune.data.finding import Finding, Outcome
 from pictune.data.sample import Dataset
+from pictune.data.scanning import escape
 from pictune.errors import DataError
 from pictune.evaluation.curves import fit_verdict
 from pictune.evaluation.measurement import measure
@@ -18,9 +21,11 @@ from pictune.evaluation.reporting import Report, write_report
 from pictune.recipe import EvaluationSection
 from pictune.run import Journal, Run
 from pictune.tasks.model import Model
+from pictune.verbs.reading import finding_rows
 
 THUMBNAIL = 112  # pixels a side in the report
 PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
+ALWAYS_TOLD = frozenset({"possible_group"})  # warnings about a part of the data that concern every number
 
 
 def judge(
@@ -32,7 +37,8 @@ def judge(
     name: str,
     evaluation: EvaluationSection,
     seed: int,
-    facts: Mapping[str, Any],
+    select_by: str,
+    findings: Sequence[Finding],
 ) -> Report:
     """Scores every picture, measures, and writes the report.
 
@@ -41,10 +47,11 @@ def judge(
         model: Is judged.
         dataset: The pictures and their truths; all of one split.
         pictures: Stored pixels, in the dataset's order.
-        name: Of the report and of the split, such as ``test``.
+        name: Of the report, and of the split where it is one, such as ``test``.
         evaluation: How intervals are computed.
         seed: For the intervals that are simulated.
-        facts: What else the report tells.
+        select_by: The number by which the weights were chosen.
+        findings: What was noticed about all of the data.
 
     Raises:
         DataError: When no picture has a label, or a label is unknown to the model.
@@ -68,22 +75,58 @@ def judge(
     place = {sample.key: i for i, sample in zip(labelled, samples, strict=True)}
     thumbnails = {key: clean_view(pictures[place[key]], THUMBNAIL, fit="pad") for key in shown}
     spec = model.specification
-    whole = {
+    left_out = [finding for finding in findings if finding.outcome is Outcome.QUARANTINE]
+    facts = {
         "task": spec.task,
         "run": run.name,
         "split": name,
         "dataset": {
-            "root": dataset.root.name,
+            "root": escape(dataset.root.name),
             "images": len(dataset),
             "classes": list(spec.classes),
             "fingerprint": dataset.fingerprint,
+            "left_out": len(left_out),
         },
         "model": {"name": spec.network, "image_size": spec.image_size, "weights": spec.origin},
         "curves": curves(run),
         "created_with": versions(),
-        **facts,
+        "selected_by": f"{select_by} on the validation split",
+        "left_out": finding_rows(left_out),
+        "findings": list(_remarks(findings)),
     }
-    return write_report(run.report(name), measurement, whole, pictures=thumbnails)
+    return write_report(run.report(name), measurement, facts, pictures=thumbnails)
+
+
+def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
+    """What happened to the data that a reader of the numbers should know."""
+    warnings = [finding for finding in findings if finding.outcome is Outcome.WARN]
+    counts = Counter(finding.code for finding in warnings)
+    if counts["leak"]:
+        yield _remark(
+            "leak",
+            "serious",
+            f"{counts['leak']:,} sets of equal files or of one group stand in several splits, as --allow-leaks "
+            "permits: these numbers are better than those on new pictures will be.",
+        )
+    if counts["conflicting_label"]:
+        yield _remark(
+            "conflicting_label",
+            "warning",
+            f"{counts['conflicting_label']:,} pictures are in the data under different labels; "
+            "no model can be right about both.",
+        )
+    for finding in warnings:
+        if not finding.where or finding.code in ALWAYS_TOLD:
+            yield _remark(finding.code, "warning", finding.message)
+    left_out = Counter(finding.code for finding in findings if finding.outcome is Outcome.QUARANTINE)
+    if left_out:
+        listed = ", ".join(f"{count:,} {code}" for code, count in left_out.most_common())
+        message = f"Of all the data, {left_out.total():,} could not be used and were left out: {listed}."
+        yield _remark("left_out", "note", message)
+
+
+def _remark(code: str, severity: str, message: str) -> dict[str, str]:
+    return {"code": code, "severity": severity, "message": message}
 
 
 def _check_classes(samples: Sequence[Any], model: Model) -> None:
@@ -114,9 +157,9 @@ def curves(run: Run) -> dict[str, Any]:
     records = [
         {
             "epoch": row["epoch"],
-            "train_loss": row.get("train_log_loss"),
+            "train_loss": row["train_log_loss"],
             "val_loss": row["val_log_loss"],
-            "train_accuracy": row.get("train_accuracy"),
+            "train_accuracy": row["train_accuracy"],
             "val_accuracy": row["val_accuracy"],
         }
         for row in rows

@@ -81,23 +81,13 @@ def learn(
         name=name,
         evaluation=recipe.evaluation,
         seed=recipe.training.seed,
-        facts={
-            "selected_by": f"{recipe.training.select_by} on the validation split",
-            "findings": _warnings(dataset),
-        },
+        select_by=recipe.training.select_by,
+        findings=dataset.findings,
     )
     seconds = round(time.monotonic() - started, 1)
     run.note_time("finished", seconds=seconds)
     run.write("status.json", {"state": "finished", "report": name, "best_epoch": progress.best_epoch + 1})
     return run
-
-
-def _warnings(dataset: Dataset) -> list[dict[str, str]]:
-    return [
-        {"code": finding.code, "severity": "warning", "message": finding.message}
-        for finding in dataset.findings
-        if finding.outcome == "warn" and not finding.where
-    ]
 
 
 def _job(

@@ -39,13 +39,15 @@ class Prepared:
 
 
 def read_pictures(
-    path: Path, recipe: Recipe, machine: Machine, watcher: Watcher
+    path: Path, recipe: Recipe, machine: Machine, watcher: Watcher, *, progress: reading.Progress | None
 ) -> tuple[Recipe, Ingested, dict[str, str]]:
     """Reads and opens the pictures; the image size must be chosen before they are stored."""
     named = reading.read_named(path, recipe.data)
     recipe, reasons = settling.settle_size(recipe, _probed(named), gpu=machine.device.type == "cuda")
     side = side_of(int(recipe.model.image_size))
-    ingested = reading.open_pictures(named, recipe.data, side=side, threads=machine.threads)
+    ingested = reading.open_pictures(
+        named, recipe.data, side=side, threads=machine.threads, progress=progress
+    )
     total, left_out = len(named), len(named) - len(ingested.dataset)
     watcher.say(
         f"{total:,} pictures, {len(named.classes)} classes ({named.format})"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pictune.data.decoding import Limits
 from pictune.data.duplicates import duplicate_clusters
-from pictune.data.finding import Finding
+from pictune.data.finding import Finding, Outcome
 from pictune.data.formats import read_dataset
 from pictune.data.grouping import group_samples
 from pictune.data.ingest import Ingested, ingest
@@ -39,13 +39,18 @@ def read_named(path: Path, data: DataSection) -> Dataset:
     )
 
 
+def limits_of(data: DataSection) -> Limits:
+    """Which pictures are accepted."""
+    return Limits(min_side=data.min_side, max_pixels=data.max_pixels)
+
+
 def open_pictures(
     dataset: Dataset, data: DataSection, *, side: int | None, threads: int, progress: Progress | None = None
 ) -> Ingested:
     """Opens every picture once: checks, hashes and, where a side is given, stored pixels; then groups."""
     ingested = ingest(
         dataset,
-        limits=Limits(min_side=data.min_side, max_pixels=data.max_pixels),
+        limits=limits_of(data),
         side=side,
         cache=cache_folder() / "pictures",
         threads=threads,
@@ -84,8 +89,15 @@ def split_pictures(ingested: Ingested, recipe: Recipe, clusters: NDArray[np.int6
     )
 
 
-def finding_rows(findings: tuple[Finding, ...]) -> list[dict[str, str]]:
-    """Findings as plain values for JSON."""
+def finding_rows(findings: Sequence[Finding]) -> list[dict[str, str]]:
+    """Findings as plain values for JSON; `findings_of` reads them back."""
     return [
         {"code": f.code, "outcome": str(f.outcome), "where": f.where, "message": f.message} for f in findings
     ]
+
+
+def findings_of(rows: Iterable[Mapping[str, str]]) -> tuple[Finding, ...]:
+    """What `finding_rows` wrote."""
+    return tuple(
+        Finding(row["code"], Outcome(row["outcome"]), row["where"], row["message"]) for row in rows
+    )

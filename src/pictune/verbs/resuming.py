@@ -17,6 +17,7 @@ from pictune.training.fitting import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs.learning import learn
 from pictune.verbs.preparing import Prepared, first_network, read_pictures, specify
+from pictune.verbs.reading import Progress, findings_of
 from pictune.verbs.tables import TABLES
 
 
@@ -26,13 +27,26 @@ def extends(epochs: int | str | None) -> bool:
 
 
 def go_on(
-    run: Run, *, epochs: int | str | None, changed: Sequence[str], recipe: Path | str | None, watcher: Watcher
+    run: Run,
+    *,
+    epochs: int | str | None,
+    changed: Sequence[str],
+    watcher: Watcher,
+    progress: Progress | None,
 ) -> Run:
-    """Resumes an unfinished run, or extends a finished one."""
-    if changed or recipe is not None or (epochs is not None and not extends(epochs)):
+    """Resumes an unfinished run, or extends a finished one.
+
+    Args:
+        run: Is locked while it learns.
+        epochs: ``"+5"`` for five more, or None.
+        changed: Settings that the user gave, by name; there must be none.
+        watcher: Is told how it goes.
+        progress: Called with how many pictures are opened, and how many there are.
+    """
+    if changed:
         raise RecipeError(
             f"{run.name} goes on with the recipe it was started with; these cannot change now",
-            causes=[*changed, *(["--recipe"] if recipe else []), *(["--epochs"] if epochs else [])],
+            causes=changed,
             instead="Train the data again with the new settings, or extend the run with --epochs +5.",
         )
     with run.lock():
@@ -45,7 +59,9 @@ def go_on(
             raise RunError(f"{run.name} is finished", instead="Extend it with --epochs +5, or train anew.")
         stored = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
         machine = Machine(device=stored.training.device, threads=int(made_by["threads"]))
-        _, ingested, _ = read_pictures(Path(made_by["data"]), stored, machine, watcher)
+        _, ingested, _ = read_pictures(
+            Path(made_by["data"]), stored, machine, watcher, progress=progress
+        )
         dataset = _kept_split(ingested.dataset, run.read("splits.json"))
         told = made_by["weights"]
         weights = Weights(
@@ -93,4 +109,4 @@ def _kept_split(dataset: Dataset, kept: Mapping[str, Any]) -> Dataset:
         )
     place = {sample.key: i for i, sample in enumerate(dataset.samples)}
     splits = {name: tuple(sorted(place[key] for key in keys)) for name, keys in kept["splits"].items()}
-    return replace(dataset, splits=splits)
+    return replace(dataset, splits=splits, findings=findings_of(kept["findings"]))

@@ -72,6 +72,7 @@ def train(
     name: str | None = None,
     new: bool = False,
     watcher: Watcher | None = None,
+    progress: reading.Progress | None = None,
 ) -> Run:
     """Fine-tunes a model on a folder or table of labelled pictures.
 
@@ -97,6 +98,7 @@ def train(
         name: Of the new run; a readable one is drawn when None.
         new: Start a new run even where an unfinished one could go on.
         watcher: Is told how it goes.
+        progress: Called with how many pictures are opened, and how many there are.
 
     Returns:
         The run; its report lies in ``run.report("test")``, or ``"val"`` when there is no test split.
@@ -123,7 +125,8 @@ def train(
     path = Path(data)
     if (path / "status.json").is_file():
         changed = [key for key, value in flags.items() if value is not None]
-        return go_on(Run(path), epochs=epochs, changed=[*changed, *settings], recipe=recipe, watcher=watcher)
+        changed += [*settings, *(["--recipe"] if recipe else [])]
+        return go_on(Run(path), epochs=epochs, changed=changed, watcher=watcher, progress=progress)
     if extends(epochs):
         raise RecipeError(
             f"--epochs {epochs} extends a finished run, and {path} is none",
@@ -131,12 +134,20 @@ def train(
         )
     asked = parse(recipe, assignments=settings, flags=flags)
     question = _question(path, asked)
-    if not new and name is None:
-        for earlier in reversed(all_runs(Path(runs))):
-            if earlier.state in {"running", "stopped"} and _asked_of(earlier) == question:
-                watcher.say(f"Going on with the unfinished run {earlier.name} (--new starts another one).")
-                return go_on(earlier, epochs=None, changed=[], recipe=None, watcher=watcher)
-    return _start(path, asked, question, runs=Path(runs), name=name, watcher=watcher)
+    earlier = None if new else _unfinished(Path(runs), name, question)
+    if earlier is not None:
+        watcher.say(f"Going on with the unfinished run {earlier.name} (--new starts another one).")
+        return go_on(earlier, epochs=None, changed=[], watcher=watcher, progress=progress)
+    return _start(path, asked, question, runs=Path(runs), name=name, watcher=watcher, progress=progress)
+
+
+def _unfinished(runs: Path, name: str | None, question: str) -> Run | None:
+    """The newest unfinished run that was asked for the very same; of that name, if one is given."""
+    for run in reversed(all_runs(runs)):
+        fits = name in {None, run.name} and run.state in {"running", "stopped"}
+        if fits and _asked_of(run) == question:
+            return run
+    return None
 
 
 def _question(path: Path, asked: Recipe) -> str:
@@ -153,7 +164,14 @@ def _asked_of(run: Run) -> str | None:
 
 
 def _start(
-    path: Path, asked: Recipe, question: str, *, runs: Path, name: str | None, watcher: Watcher
+    path: Path,
+    asked: Recipe,
+    question: str,
+    *,
+    runs: Path,
+    name: str | None,
+    watcher: Watcher,
+    progress: reading.Progress | None,
 ) -> Run:
     machine = Machine(device=asked.training.device, threads=asked.training.threads)
     gpu = machine.device.type == "cuda"
@@ -163,8 +181,8 @@ def _start(
         gpu=gpu,
         find=lambda network: find_weights(asked.model.weights, network=network, allow_licence=allowed),
     )
-    recipe, ingested, sized = read_pictures(path, recipe, machine, watcher)
     watcher.say(weights.sentence)
+    recipe, ingested, sized = read_pictures(path, recipe, machine, watcher, progress=progress)
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     dataset = reading.split_pictures(ingested, recipe, clusters)
     check_enough(dataset)

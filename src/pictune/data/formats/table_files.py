@@ -101,7 +101,7 @@ def _text(path: Path) -> str:
         raise DataError(
             f"{shown}, line {line}: the byte 0x{data[error.start]:02x} is no {encoding.upper()} text",
             code="encoding",
-            instead="Save the table as UTF-8 (it may be Latin-1 or another old encoding) and run again.",
+            instead="Save the table as UTF-8 (it may be Latin-1, or UTF-16 without a mark) and run again.",
         ) from None
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1

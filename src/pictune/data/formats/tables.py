@@ -156,7 +156,7 @@ def _find_columns(table: Table, options: ReadOptions) -> tuple[_Columns, list[Fi
         "group": options.group_column,
     }
     chosen = {role: _find_column(table, role, given[role], findings) for role in _KNOWN}
-    refuse(table.file, [*findings, *table.findings] if findings else ())
+    refuse(table.file, [*table.findings, *findings] if findings else ())
     assert chosen["image"] is not None
     assert chosen["label"] is not None
     if chosen["group"] is None:

@@ -54,7 +54,9 @@ def audit_context(audit: Audit, album: Album) -> Context:
     return {
         "audit": audit,
         "dataset": dataset,
-        "headline": conclusions[0]["message"] if conclusions else "Nothing stands in the way of training.",
+        "headline": _first_sentence(conclusions[0]["message"])
+        if conclusions
+        else "Nothing stands in the way of training.",
         "conclusions": conclusions,
         "counts": _counts(audit.get("counts") or {}),
         "sizes": _sizes(audit.get("sizes") or ()),
@@ -75,6 +77,11 @@ def audit_context(audit: Audit, album: Album) -> Context:
 def _conclusions(given: Sequence[Any]) -> list[Context]:
     plain = [{"message": entry} if isinstance(entry, str) else entry for entry in given]
     return ranked_findings(plain)
+
+
+def _first_sentence(message: str) -> str:
+    """As much as a headline can carry; the rest stands below."""
+    return message.split(". ", 1)[0].removesuffix(".") + "."
 
 
 def _counts(counts: Mapping[str, Any]) -> Context | None:
@@ -121,9 +128,12 @@ def _size(size: Audit) -> str:
 
 
 def _problems(findings: Sequence[Audit]) -> list[Context]:
-    """Findings under their reason codes, the most severe and then the most frequent first."""
+    """Findings under their reason codes, the most severe and then the most frequent first.
+
+    What concerns the dataset as a whole is no file's problem; the conclusions tell it.
+    """
     by_code: dict[str, list[Context]] = {}
-    for finding in ranked_findings(findings):
+    for finding in ranked_findings([finding for finding in findings if finding.get("where")]):
         by_code.setdefault(str(finding.get("code") or "other"), []).append(finding)
     groups = [
         {

@@ -35,7 +35,7 @@ SHOWN_MISTAKES = 24
 CLASS_METRICS = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision")
 _SEVERITIES = {
     "critical": 0, "error": 0, "high": 0, "serious": 0, "reject": 0,
-    "warning": 1, "warn": 1, "medium": 1, "quarantine": 1,
+    "warning": 1, "warn": 1, "medium": 1, "quarantine": 1, "attention": 1,
 }  # fmt: skip
 _SEVERITY_WORDS = ("Serious", "Attention", "Note")
 
