@@ -129,7 +129,7 @@ def _bars() -> Iterator[_Bars]:
 
     console = Console(stderr=True, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    # In a file or a pipe a bar is only noise; the sentences and the lines of the epochs go there all the same.
+    # In a file or a pipe a bar is only noise; the sentences and the lines of the epochs are not
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield _Bars(progress)
 

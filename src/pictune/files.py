@@ -103,7 +103,9 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replaces a JSON file in one step: indented, strict (no NaN), readable by any parser."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # A path may hold bytes that are no UTF-8: they become JSON's own escapes and come back as they were.
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, facts: Mapping[str, str]) -> None:

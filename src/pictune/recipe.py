@@ -7,7 +7,7 @@ resolves it, writes the answer into the run's ``recipe.yaml`` and the reason int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, cast, get_type_hints
@@ -225,7 +225,7 @@ def read_recipe(given: Mapping[str, Any], tables: Tables) -> Recipe:
     known = [item.name for item in fields(Recipe)]
     for name, values in given.items():
         if name not in known:
-            mistakes.append(f"{name}: there is no such section{suggestion(name, [*known, *_all_paths()])}")
+            mistakes.append(f"{name}: there is no such section{_where_it_could_be(name, known)}")
         elif not isinstance(values, Mapping):
             mistakes.append(f"{name}: must hold settings, found {values!r}")
         elif isinstance(getattr(default, name), Choice):
@@ -245,11 +245,17 @@ def read_recipe(given: Mapping[str, Any], tables: Tables) -> Recipe:
     return replace(default, **sections)
 
 
-def _all_paths() -> Iterable[str]:
-    for item in fields(Recipe):
-        section = type(getattr(Recipe(), item.name))
-        if section is not Choice:
-            yield from (f"{item.name}.{setting.name}" for setting in fields(section))
+def _where_it_could_be(name: object, sections: Sequence[str]) -> str:
+    """The section meant by a name that is none; people also name a setting without its section."""
+    if near := suggestion(name, sections):
+        return near
+    homes = {
+        setting.name: f"{section}.{setting.name}"
+        for section in sections
+        if not isinstance(getattr(Recipe(), section), Choice)
+        for setting in fields(getattr(Recipe(), section))
+    }
+    return f" (did you mean {homes[name]}?)" if name in homes else ""
 
 
 def _read_section(name: str, section: type, values: Mapping[str, Any]) -> tuple[Any, list[str]]:
@@ -313,10 +319,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals or not dot or not key:
             mistakes.append(f"{text!r} is not of the form section.setting=value")
             continue
-        try:
-            read = yaml.safe_load(value) if value.strip() else ""
-        except yaml.YAMLError:
-            read = value
+        read = _read_value(value)
         values = nested.setdefault(section, {})
         if key in values and values[key] != read:
             mistakes.append(f"{path}: given twice, as {values[key]!r} and as {read!r}")
@@ -324,6 +327,22 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     if mistakes:
         raise RecipeError("some settings could not be understood", causes=mistakes)
     return nested
+
+
+def _read_value(text: str) -> Any:
+    """The value that a text means: a number, yes or no, a list in brackets, else the text itself.
+
+    YAML reads ``|`` as an empty block, ``#`` as nothing and ``re: x`` as a mapping; typed behind an
+    equals sign they are meant as they stand.
+    """
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    bare = text.strip()
+    if isinstance(read, Mapping | list | str) and bare[:1] not in tuple("[{'\""):
+        return bare
+    return (bare or text) if read is None and bare.lower() not in {"null", "~"} else read
 
 
 def merge(first: Mapping[str, Any], second: Mapping[str, Any], *, names: tuple[str, str]) -> dict[str, Any]:

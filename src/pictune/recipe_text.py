@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,34 @@ def load_yaml(path: Path) -> dict[str, Any]:
         RecipeError: When the file is absent, is not YAML (with line and column) or holds no settings.
     """
     try:
-        value = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise RecipeError(f"there is no recipe at {path}") from None
+        text = path.read_text(encoding="utf-8")
+        value, repeated = yaml.safe_load(text), list(_repeated(yaml.compose(text, yaml.SafeLoader)))
+    except OSError as error:
+        raise RecipeError(f"there is no recipe at {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise RecipeError(f"{path.name} is not readable YAML{where}") from None
+    if repeated:
+        raise RecipeError(f"{path.name} gives some settings twice", causes=repeated)
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise RecipeError(f"{path.name} holds no settings, found {type(value).__name__}")
     return value
+
+
+def _repeated(node: yaml.Node | None, where: str = "") -> Iterator[str]:
+    """Settings that stand twice in one mapping; YAML itself would take the last one without a word."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen = set()
+    for key, value in node.value:
+        path = f"{where}{key.value}"
+        if path in seen:
+            yield f"{path}, again in line {key.start_mark.line + 1}"
+        seen.add(path)
+        yield from _repeated(value, f"{path}.")
 
 
 def dump_yaml(recipe: Recipe, tables: Tables, *, reasons: Mapping[str, str] | None = None) -> str:

@@ -97,11 +97,11 @@ def setting_of(annotation: Any) -> Setting | None:
     return None
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
+def suggestion(name: object, known: Iterable[str]) -> str:
     """`` (did you mean x?)`` for the nearest known name, or an empty text when none is near."""
     known = list(known)
     lowered = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name).lower(), list(lowered), n=1, cutoff=0.6)
     return f" (did you mean {lowered[near[0]]}?)" if near else ""
 
 
@@ -170,14 +170,16 @@ def check_value(value: Any, kind: Any, setting: Setting) -> tuple[Any, str | Non
         coerced = pydantic.TypeAdapter(kind).validate_python(value)
     except pydantic.ValidationError as error:
         return value, f"{_plain(error)}, found {value!r}"
+    if isinstance(value, bool) and not isinstance(coerced, bool):
+        return value, f"should be a number, found {value!r}"  # to pydantic, true is the number 1
     complaint = setting.complaint(coerced)
     return coerced, f"{complaint}, found {value!r}" if complaint else None
 
 
 def _plain(error: pydantic.ValidationError) -> str:
-    """Pydantic's words in ours: the first complaint, lower-case, without addresses."""
-    text = error.errors()[0]["msg"]
-    return text[:1].lower() + text[1:].replace("Input should be", "should be")
+    """Pydantic's words in ours: the first complaints, lower-case, without addresses."""
+    texts = [complaint["msg"].replace("Input should be", "should be") for complaint in error.errors()]
+    return " or ".join(text[:1].lower() + text[1:] for text in list(dict.fromkeys(texts))[:2])
 
 
 class Parts(Mapping[str, Part[T]]):

@@ -172,6 +172,12 @@ READ_FOLDERS = [
         {("empty_folder", "warn", "val/b")},
         id="46 a class folder is empty in one split",
     ),
+    pytest.param(
+        ["train/a/1.jpg", "train/b/1.jpg", "test/"],
+        {"train/a/1.jpg": ("a",), "train/b/1.jpg": ("b",)},
+        {("empty_split", "warn", "test")},
+        id="a split folder is empty",
+    ),
 ]
 
 
@@ -246,14 +252,14 @@ class TestPaths:
     def test_options_of_tables_are_not_ignored_for_folders(self, tmp_path):
         error = refusal(files(tmp_path / "root", *TWO), label_column="species")
         assert error.code == "unused_option"
-        assert "--label-column" in str(error)
+        assert "data.label_column" in str(error)
 
     def test_two_formats_that_fit_are_both_named(self, tmp_path):
         root = files(tmp_path / "root", *TWO)
         (root / "labels.csv").write_text("file,label\ncats/a.jpg,x\ndogs/a.jpg,y\n")
         error = refusal(root)
         assert error.code == "ambiguous_format"
-        assert all(word in str(error) for word in ("--format folders", "--format tables", "labels.csv"))
+        assert all(word in str(error) for word in ("data.format=folders", "data.format=tables", "labels.csv"))
         assert read_dataset(root, format="folders").classes == ("cats", "dogs")
         assert read_dataset(root, format="tables").classes == ("x", "y")
 
@@ -397,9 +403,9 @@ REFUSED_TABLES = [
     ("68 UTF-16 without a mark", PLAIN.encode("utf-16-le"), "l.csv", "encoding", ["line 3", "UTF-16"]),
     ("68 UTF-16 without a mark, plain letters", "file,label\na.jpg,x".encode("utf-16-le"), "l.csv", "encoding", ["zero byte"]),
     ("68 a quote that is never closed", 'file,label\na.jpg,cat\n"b.jpg,dog\n', "l.csv", "malformed", ["l.csv:3"]),
-    ("69 missing label column", "file,size\na.jpg,3\n", "l.csv", "missing_column", ["'file', 'size'", "--label-column"]),
+    ("69 missing label column", "file,size\na.jpg,3\n", "l.csv", "missing_column", ["'file', 'size'", "data.label_column"]),
     ("69 no header", "a.jpg,cat\nb.jpg,dog\n", "l.csv", "missing_column", ["first line", "'a.jpg'"]),
-    ("69 two columns that may be the label", "file,label,class\na.jpg,x,y\n", "l.csv", "ambiguous_column", ["--label-column"]),
+    ("69 two columns that may be the label", "file,label,class\na.jpg,x,y\n", "l.csv", "ambiguous_column", ["data.label_column"]),
     ("69 too few and too many fields", "file,label\na.jpg\nb.jpg,x,y\n", "l.csv", "wrong_columns", ["l.csv:2", "l.csv:3"]),
     (
         "69 one file with two labels",

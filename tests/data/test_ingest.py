@@ -153,7 +153,7 @@ def test_too_many_bad_files_stop_the_work_and_all_are_named(tmp_path: Path, cach
     assert len(caught.value.causes) == 51
     assert "a/x0.png" in caught.value.causes[0]
     assert "10 more" in caught.value.causes[-1]
-    assert "--max-bad" in caught.value.instead
+    assert "data.max_bad" in caught.value.instead
     assert len(ingest(dataset, cache=cache, max_bad=0.6).dataset) == 40
 
 

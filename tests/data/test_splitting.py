@@ -245,7 +245,8 @@ class TestMadeSplits:
     @pytest.mark.parametrize(
         ("fractions", "test"),
         [((0.8, 0.2), "auto"), ((0.5, 0.2, 0.2), "auto"), ((1.2, -0.1, -0.1), "auto"),
-         ((0, 0.5, 0.5), "auto"), ((0.8, 0, 0.2), "auto"), ((0.8, 0.2, 0), "from_train"), ((float("nan"), 0.5, 0.5), "auto")],
+         ((0, 0.5, 0.5), "auto"), ((0.8, 0, 0.2), "auto"), ((0.8, 0.2, 0), "from_train"),
+         ((float("nan"), 0.5, 0.5), "auto")],
     )  # fmt: skip
     def test_impossible_fractions(self, fractions, test):
         dataset = plain({"a": 20, "b": 20})
@@ -389,3 +390,12 @@ def test_folds_are_places_too():
     assert set(Counter(folds).values()) == {6}
     rare = Counter(fold for fold, unit in zip(folds, units, strict=True) if "b" in unit.counts)
     assert set(rare.values()) == {2}
+
+
+def test_a_class_that_rarer_ones_took_away_comes_back_to_train():
+    """Both images of c also show a or b, whose turn comes first and who send them to val and test."""
+    pairs = [("a",), ("b",), ("a", "c"), ("b", "c"), *([("d",)] * 20)]
+    units = [Unit(f"{n:02}".encode(), dict.fromkeys(names, 1), 1) for n, names in enumerate(pairs)]
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    placed = zip(units, place(units, shares, complete="train"), strict=True)
+    assert {name for unit, split in placed if split == "train" for name in unit.counts} == set("abcd")

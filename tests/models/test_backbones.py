@@ -18,7 +18,7 @@ from pictune.models.preprocess import Preprocess
 
 # name, pixels a side, pooled features
 NETWORKS = [
-    ("cnn", 32, 256),
+    ("cnn", 32, 512),
     ("resnet18", 32, 512),
     ("inception_v3", 75, 2048),
     ("convnext_atto", 32, 320),
@@ -70,7 +70,7 @@ def test_the_largest_network_of_the_list_by_its_shadow():
     [
         ("inception_v3", 74, "74 x 74", "at least 75 pixels"),
         ("vgg11", 31, "31 x 31", "at least 32 pixels"),
-        ("cnn", 15, "15 x 15", "at least 16 pixels"),
+        ("cnn", 31, "31 x 31", "at least 32 pixels"),
         ("vit_tiny_patch16_224", 100, "patches of 16 pixels", "96 and 112"),
         ("vit_tiny_patch16_224", 8, "patches of 16 pixels", "work: 16."),
         ("swin_tiny_patch4_window7_224", 37, "patches of 4 pixels", "36 and 40"),
@@ -82,7 +82,7 @@ def test_a_size_that_fails_comes_with_one_that_works(name, size, says, instead):
     assert instead in caught.value.instead
 
 
-@pytest.mark.parametrize(("name", "size"), [("inception_v3", 75), ("vgg11", 32), ("cnn", 16)])
+@pytest.mark.parametrize(("name", "size"), [("inception_v3", 75), ("vgg11", 32), ("cnn", 32)])
 def test_the_smallest_size_that_is_named_works(name, size):
     assert draw_blueprint(name, dropout=0, stochastic_depth=0).obstacle(size) == ""
 

@@ -42,7 +42,8 @@ def _splits(table: Table) -> Iterator[Row]:
     if leaks:
         message = (
             f"{_many(len(leaks), 'set')} of equal files or of one group stand in several splits, so figures "
-            f"on them mean nothing. Remove one of each, or let pictune make the splits. First: {_first(leaks)}."
+            "on them mean nothing. Remove one of each, or let pictune make the splits. "
+            f"First: {_first(leaks)}."
         )
         yield "serious", "leak", message
     if "class_not_in_train" in found:

@@ -78,10 +78,14 @@ def _near_pairs(hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8]) -> Pa
     textured = np.flatnonzero(grey.std(axis=1) >= LEAST_CONTRAST)
     if len(textured) == 0:
         return np.zeros((2, 0), dtype=np.int64)
-    # Equal thumbnails are joined at once, so that a thousand copies don't make a million pairs.
+    # Equal thumbnails are joined at once, and of those with equal hashes one is compared with all others,
+    # so that a thousand copies don't make a million pairs.
     _, first, inverse = np.unique(grey[textured], axis=0, return_index=True, return_inverse=True)
     same = np.stack([textured[first[inverse.reshape(-1)]], textured])
-    single = textured[np.sort(first)]
+    _, distinct = np.unique(
+        np.stack([inverse.reshape(-1).astype(np.uint64), hashes[textured]]), axis=1, return_index=True
+    )
+    single = textured[np.sort(distinct)]
     centred = grey[single].astype(np.float32)
     centred -= centred.mean(axis=1, keepdims=True)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)

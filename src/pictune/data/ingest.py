@@ -201,17 +201,23 @@ def _without_unusable(dataset: Dataset, seen: Seen, max_bad: float) -> Dataset:
         for sample, checksum, (width, height) in zip(usable.samples, seen.checksums, seen.sizes, strict=True)
     )
     usable = replace(usable, samples=samples, findings=(*dataset.findings, *seen.findings))
-    _check_losses(dataset, usable, seen.findings, max_bad)
+    _check_losses(dataset, usable, max_bad)
     return usable
 
 
-def _check_losses(before: Dataset, after: Dataset, findings: Sequence[Finding], max_bad: float) -> None:
-    bad = [finding for finding in findings if finding.outcome in (Outcome.QUARANTINE, Outcome.REJECT)]
+def _check_losses(before: Dataset, after: Dataset, max_bad: float) -> None:
+    """Counts what was left out while reading as well, but for lines that only repeat others."""
+    bad = [
+        finding
+        for finding in after.findings
+        if finding.outcome in (Outcome.QUARANTINE, Outcome.REJECT) and finding.code != "duplicate_row"
+    ]
     if not bad:
         return
     counts = after.count()
     lost = [name for name, count in before.count().items() if count and not counts[name]]
-    share = f"{len(bad):,} of {len(before):,} pictures"
+    total = len(after) + len(bad)
+    share = f"{len(bad):,} of {total:,} pictures"
     instead = "Repair or remove these files."
     if any(finding.outcome is Outcome.REJECT for finding in bad):
         code, message = "needs_range", f"{share} cannot be used, some for want of a declared range of values"
@@ -219,15 +225,20 @@ def _check_losses(before: Dataset, after: Dataset, findings: Sequence[Finding], 
         instead = "Declare the range, or save these pictures with 8 or 16 bits."
     elif lost:
         code, message = "class_lost", f"no picture of {', '.join(map(repr, lost))} can be used"
-    elif len(bad) > max_bad * len(before):
+    elif len(bad) > max_bad * total:
         code, message = "too_many_bad", f"{share} cannot be used; at most {max_bad:.0%} may be left out"
-        instead = "Repair or remove these files, or allow more with --max-bad."
+        instead = "Repair or remove these files, or allow more with --set data.max_bad=<share>."
     else:
         return
-    causes = [f"{finding.where}: {finding.message} [{finding.code}]" for finding in bad[:_MOST_SHOWN]]
+    causes = [_said(finding) for finding in bad[:_MOST_SHOWN]]
     if len(bad) > _MOST_SHOWN:
         causes.append(f"and {len(bad) - _MOST_SHOWN:,} more")
     raise DataError(message, code=code, causes=causes, instead=instead)
+
+
+def _said(finding: Finding) -> str:
+    where = "" if finding.message.startswith(finding.where) else f"{finding.where}: "
+    return f"{where}{finding.message} [{finding.code}]"
 
 
 def _digest(samples: Sequence[Sample], states: Sequence[FileState | None], order: _Order) -> str:

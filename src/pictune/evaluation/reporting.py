@@ -21,11 +21,12 @@ from pictune.data.sample import SPLITS
 from pictune.errors import RunError
 from pictune.evaluation.findings import SEVERITIES
 from pictune.evaluation.measurement import Measurement
+from pictune.evaluation.report.evaluation_page import shown_metrics
 from pictune.evaluation.report.page import render_report
 from pictune.evaluation.tables import write_tables
 from pictune.files import write_json, write_text
 
-SHOWN_FIRST = ("accuracy", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece")
+SHOWN_FIRST = ("accuracy", "exact_match", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece")
 WORST_CLASSES = 5
 SENTENCES = 5
 
@@ -50,7 +51,7 @@ class Report:
 
     def summary(self) -> str:
         """The report in a few lines of text."""
-        content = self.content
+        content, metrics = self.content, shown_metrics(self.content)
         percent = f"{100 * content['confidence']:g}"
         which = f"the {content['split']} split" if content["split"] in SPLITS else content["split"]
         lines = [
@@ -58,11 +59,8 @@ class Report:
             "",
         ]
         for name in SHOWN_FIRST:
-            measure = self.metrics.get(name)
-            if measure is None:
-                continue
-            title = name.replace("_", " ")
-            lines.append(f"  {title:<20}{_with_interval(measure)}")
+            if name in metrics:
+                lines.append(f"  {name.replace('_', ' '):<20}{_with_interval(metrics[name])}")
         weak = _weakest(content["per_class"])
         if weak:
             lines += ["", "  weakest classes       f1                       recall                   images"]

@@ -29,7 +29,7 @@ class Cnn(nn.Module):
         self,
         *,
         outputs: int,
-        widths: Sequence[int] = (32, 64, 128, 256),
+        widths: Sequence[int] = (32, 64, 128, 256, 512),
         blocks: int = 1,
         dropout: float = 0.0,
     ) -> None:

@@ -188,7 +188,7 @@ class Model:
 
 def _read_specification(folder: Path) -> tuple[Specification, str]:
     try:
-        content = json.loads((folder / "model.json").read_text())
+        content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"there is no model in {folder}", instead="Has its training finished?") from None
     except (ValueError, OSError) as error:

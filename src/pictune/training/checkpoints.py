@@ -59,24 +59,24 @@ def below(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[Tensors, dict[str, Any]]:
-    """An optimizer's memory: tensors by ``parameter/key``, and what is left as plain values.
+    """An optimizer's memory as tensors and plain values, both by ``parameter|group/number/key``.
 
     Most optimizers remember parameter by parameter; some count their steps in the parameter group.
     """
     packed = optimizer.state_dict()
-    tensors: Tensors = {}
-    plain: dict[str, Any] = {}
-    for number, memory in packed["state"].items():
-        for key, value in memory.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{number}/{key}"] = value
-            else:
-                plain[f"{number}/{key}"] = value
-    counted = [
-        {key: value for key, value in group.items() if isinstance(value, int | float)}
-        for group in packed["param_groups"]
-    ]
-    return tensors, {"parameters": plain, "groups": counted}
+    memory = {
+        f"parameter/{number}/{key}": value
+        for number, state in packed["state"].items()
+        for key, value in state.items()
+    }
+    memory |= {
+        f"group/{number}/{key}": value
+        for number, group in enumerate(packed["param_groups"])
+        for key, value in group.items()
+        if isinstance(value, torch.Tensor | int | float)
+    }
+    tensors = {name: value for name, value in memory.items() if isinstance(value, torch.Tensor)}
+    return tensors, {name: value for name, value in memory.items() if name not in tensors}
 
 
 def unpack_optimizer(
@@ -84,17 +84,14 @@ def unpack_optimizer(
 ) -> None:
     """Gives an optimizer its memory back, each tensor laid out in memory like its parameter."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for group, counted in zip(optimizer.param_groups, plain["groups"], strict=True):
-        group.update(counted)
-    for name, value in {**tensors, **plain["parameters"]}.items():
-        number, key = name.split("/", 1)
+    for name, value in {**tensors, **plain}.items():
+        kind, number, key = name.split("/", 2)
+        if kind == "group":
+            optimizer.param_groups[int(number)][key] = value
+            continue
         parameter = parameters[int(number)]
-        if isinstance(value, torch.Tensor):
-            value = (
-                torch.empty_like(parameter).copy_(value)
-                if value.shape == parameter.shape and value.ndim
-                else value.clone()
-            )
+        if isinstance(value, torch.Tensor) and value.ndim and value.shape == parameter.shape:
+            value = torch.empty_like(parameter).copy_(value)
         optimizer.state[parameter][key] = value
 
 

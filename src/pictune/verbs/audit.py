@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pictune.data.decoding import decode
 from pictune.data.pixels import shrink
 from pictune.data.sample import Dataset
 from pictune.data.scanning import escape
+from pictune.errors import DataError
 from pictune.evaluation.report.audit_page import PICTURES_PER_GROUP, SHOWN_GROUPS, SHOWN_OUTLIERS
 from pictune.evaluation.report.page import render_audit
 from pictune.files import disk_errors, write_json, write_text
@@ -67,8 +69,11 @@ def audit(
     Raises:
         DataError: When the data cannot be read at all.
     """
+    reading.check_outside(Path(folder), Path(data), flag="--out")
     recipe = parse(None, assignments=settings, flags={"data.group_by": group_by})
-    recipe = recipe.with_values(data={"max_bad": 1.0})  # every unusable picture is listed; none stops the audit
+    recipe = recipe.with_values(
+        data={"max_bad": 1.0}
+    )  # every unusable picture is listed; none stops the audit
     named = reading.read_named(Path(data), recipe.data)
     ingested = reading.open_pictures(
         named, recipe.data, side=None, threads=len(os.sched_getaffinity(0)), progress=progress
@@ -92,12 +97,17 @@ def _thumbnails(
     content: Mapping[str, Any], dataset: Dataset, data: DataSection
 ) -> dict[str, NDArray[np.uint8]]:
     """Small pictures for what the page shows."""
-    groups = [group for part in ("leaks", "conflicts", "duplicates") for group in content[part][:SHOWN_GROUPS]]
+    groups = [
+        group for part in ("leaks", "conflicts", "duplicates") for group in content[part][:SHOWN_GROUPS]
+    ]
     wanted = {key for group in groups for key in group["keys"][:PICTURES_PER_GROUP]}
     wanted |= {outlier["key"] for outlier in content["outliers"][:SHOWN_OUTLIERS]}
     made = {}
     for sample in dataset.samples:
         if sample.key in wanted:
-            picture = decode(sample.path, limits=reading.limits_of(data), value_range=data.value_range)
-            made[sample.key] = shrink(picture.pixels, THUMBNAIL)
+            with suppress(
+                DataError
+            ):  # it could be opened a moment ago; without a picture the page does as well
+                picture = decode(sample.path, limits=reading.limits_of(data), value_range=data.value_range)
+                made[sample.key] = shrink(picture.pixels, THUMBNAIL)
     return made

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from pictune.data.finding import Finding, Outcome
+from pictune.data.formats import tables
 from pictune.data.ingest import Ingested
-from pictune.data.sample import Dataset
+from pictune.data.sample import SPLITS, Dataset
+from pictune.data.scanning import escape
 from pictune.errors import DataError, RunError
 from pictune.evaluation.reporting import Report
-from pictune.recipe import Recipe, read_recipe
+from pictune.recipe import DataSection, Recipe, read_recipe
 from pictune.recipe_text import load_yaml
 from pictune.run import Run
 from pictune.tasks.model import Model
@@ -19,35 +23,45 @@ from pictune.verbs import reading
 from pictune.verbs.judging import judge
 from pictune.verbs.tables import TABLES
 
+MOST_LISTED = 20
 
-def evaluate(run: Run | Path | str, *, split: str | None = None, data: Path | str | None = None) -> Report:
+
+def evaluate(
+    run: Run | Path | str,
+    *,
+    split: str | None = None,
+    data: Path | str | None = None,
+    progress: reading.Progress | None = None,
+) -> Report:
     """Scores a run's model and writes a report with an interval on every number.
 
     Args:
         run: A run or its folder.
         split: ``test``, ``val`` or ``train``; None is test, or val where the run has no test split.
         data: Other labelled pictures to judge it on, whole; they need the same class names.
+        progress: Called with how many pictures are opened, and how many there are.
 
     Raises:
         RunError: When the run has no model, or no such split.
         DataError: When the pictures have changed since training, or have unknown classes.
     """
     run = run if isinstance(run, Run) else Run(run)
+    if data is not None and split is not None:
+        raise RunError("--data is judged whole", instead="Leave --split away.")
     model = Model.load(run.model)
     recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
-    made_by, kept = run.read("made_by.json"), run.read("splits.json")
+    kept = run.read("splits.json")
     if data is not None:
-        if split is not None:
-            raise RunError("--data is judged whole", instead="Leave --split away.")
-        ingested = _opened(Path(data), recipe, model)
-        name, chosen = Path(data).resolve().name, ingested.dataset
+        name = _name_of(Path(data))
+        ingested = _opened(Path(data), _layout(Path(data), recipe.data), recipe, model, progress)
+        chosen = ingested.dataset
         rows: Sequence[int] = range(len(chosen))
+        findings = [*chosen.findings, *_known(run, chosen, kept)]
     else:
         name = _split_name(run, kept["splits"], split)
-        ingested = _opened(Path(made_by["data"]), recipe, model)
-        rows = _rows(run, ingested.dataset, kept["splits"][name], name)
-        chosen = ingested.dataset.select(rows)
-        _unchanged(run, ingested.dataset, kept["fingerprint"], name)
+        ingested = _opened(_home(run), recipe.data, recipe, model, progress)
+        rows = _rows(run, ingested.dataset, kept, name)
+        chosen, findings = ingested.dataset.select(rows), list(reading.findings_of(kept["findings"]))
     assert ingested.store is not None, "evaluation stores its pictures"
     return judge(
         run,
@@ -57,17 +71,60 @@ def evaluate(run: Run | Path | str, *, split: str | None = None, data: Path | st
         name=name,
         evaluation=recipe.evaluation,
         seed=recipe.training.seed,
-        facts={"selected_by": f"{recipe.training.select_by} on the validation split", "findings": []},
+        select_by=recipe.training.select_by,
+        findings=findings,
     )
 
 
-def _opened(path: Path, recipe: Recipe, model: Model) -> Ingested:
-    named = reading.read_named(path, recipe.data)
+def _opened(
+    path: Path, data: DataSection, recipe: Recipe, model: Model, progress: reading.Progress | None
+) -> Ingested:
+    named = reading.read_named(path, data)
     threads = recipe.training.threads or len(os.sched_getaffinity(0))
-    return reading.open_pictures(named, recipe.data, side=model.specification.side, threads=threads)
+    return reading.open_pictures(
+        named, data, side=model.specification.side, threads=threads, progress=progress
+    )
 
 
-def _split_name(run: Run, splits: dict[str, list[str]], split: str | None) -> str:
+def _layout(path: Path, data: DataSection) -> DataSection:
+    """How other pictures are read: by the same rules, but columns are only asked for in a table."""
+    data = replace(data, format="auto")
+    if tables.recognise(path):
+        return data
+    data = replace(data, image_column=None, label_column=None, label_separator=None)
+    return replace(data, group_by=None) if reading.is_column(data.group_by) else data
+
+
+def _name_of(path: Path) -> str:
+    """What a report on other pictures is called; never like a split, which it is not."""
+    name = escape(path.resolve().name) or "data"
+    return f"{name}-data" if name in SPLITS else name
+
+
+def _known(run: Run, dataset: Dataset, kept: Mapping[str, Any]) -> list[Finding]:
+    """A warning when the pictures are those that the run has learnt from."""
+    if dataset.fingerprint != kept["fingerprint"]:
+        return []
+    message = (
+        f"{run.name} was trained on a part of these very pictures, so the numbers flatter it; "
+        "for honest ones evaluate its test split."
+    )
+    return [Finding("trained_on_these", Outcome.WARN, "", message)]
+
+
+def _home(run: Run) -> Path:
+    """Where the pictures of the run's own splits are."""
+    path = Path(run.read("made_by.json")["data"])
+    if not path.exists():
+        raise DataError(
+            f"the pictures that {run.name} was trained on are no longer at {escape(str(path))}",
+            code="absent",
+            instead="Put them back, or judge the model on other pictures with --data.",
+        )
+    return path
+
+
+def _split_name(run: Run, splits: Mapping[str, Sequence[str]], split: str | None) -> str:
     if split is None:
         return "test" if "test" in splits else "val"
     if split not in splits:
@@ -78,23 +135,29 @@ def _split_name(run: Run, splits: dict[str, list[str]], split: str | None) -> st
     return split
 
 
-def _rows(run: Run, dataset: Dataset, keys: Sequence[str], name: str) -> list[int]:
+def _rows(run: Run, dataset: Dataset, kept: Mapping[str, Any], name: str) -> Sequence[int]:
+    """Positions of a split's pictures.
+
+    Raises:
+        DataError: When the data are no longer what they were.
+    """
+    keys: Sequence[str] = kept["splits"][name]
     place = {sample.key: i for i, sample in enumerate(dataset.samples)}
     gone = [key for key in keys if key not in place]
     if gone:
         raise DataError(
-            f"{len(gone)} of the {len(keys)} pictures of {run.name}'s {name} split are gone",
+            f"{len(gone):,} of the {len(keys):,} pictures of {run.name}'s {name} split are gone",
             code="missing",
-            causes=gone[:20],
+            causes=[
+                *gone[:MOST_LISTED],
+                *([f"and {len(gone) - MOST_LISTED:,} more"] if len(gone) > MOST_LISTED else []),
+            ],
             instead="Put them back, or judge the model on other pictures with --data.",
         )
-    return sorted(place[key] for key in keys)
-
-
-def _unchanged(run: Run, dataset: Dataset, fingerprint: str, name: str) -> None:
-    if replace(dataset, splits={}).fingerprint != fingerprint:
+    if dataset.fingerprint != kept["fingerprint"]:
         raise DataError(
-            f"the pictures or labels have changed since {run.name} was trained, and so has its {name} split",
+            f"the pictures or labels have changed since {run.name} was trained",
             code="changed",
             instead="Train again on the new data, or judge the model on other pictures with --data.",
         )
+    return sorted(place[key] for key in keys)

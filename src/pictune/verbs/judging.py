@@ -56,6 +56,12 @@ def judge(
     Raises:
         DataError: When no picture has a label, or a label is unknown to the model.
     """
+    if dataset.multilabel and not model.specification.multilabel:
+        raise DataError(
+            "the pictures have several labels each, and the model answers with exactly one",
+            code="several_labels",
+            instead="Judge it on pictures with one label each.",
+        )
     labelled = [i for i, sample in enumerate(dataset.samples) if sample.annotation is not None]
     if not labelled:
         raise DataError(f"the {name} split has no labelled picture", code="nothing_to_evaluate")
@@ -105,8 +111,8 @@ def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
         yield _remark(
             "leak",
             "serious",
-            f"{counts['leak']:,} sets of equal files or of one group stand in several splits, as --allow-leaks "
-            "permits: these numbers are better than those on new pictures will be.",
+            f"Equal files, or files of one group, stand in several splits ({counts['leak']:,} of such sets), "
+            "as --allow-leaks permits: these numbers are better than those on new pictures will be.",
         )
     if counts["conflicting_label"]:
         yield _remark(

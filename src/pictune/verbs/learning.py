@@ -98,8 +98,7 @@ def _job(
     specification: Specification,
     watcher: Watcher,
 ) -> Fit:
-    recipe, dataset = prepared.recipe, prepared.dataset
-    settings, store = recipe.training, prepared.ingested.store
+    recipe, dataset, store = prepared.recipe, prepared.dataset, prepared.ingested.store
     assert store is not None
     task, loader = _task_and_loader(recipe, dataset, store, specification, machine)
     clean = specification.view
@@ -135,16 +134,7 @@ def _job(
         make_optimizer=OPTIMIZERS[optimizer.name].make(**optimizer.settings),
         weight_decay=float(optimizer.settings["weight_decay"]),
         schedule=SCHEDULES[recipe.schedule.name].make(**recipe.schedule.settings),
-        plan=Plan(
-            cycles=prepared.cycles,
-            accumulate=settings.accumulate,
-            clip=settings.clip,
-            ema=settings.ema,
-            early_stopping=settings.early_stopping,
-            select_by=settings.select_by,
-            seed=settings.seed,
-            checkpoint_seconds=60 * settings.checkpoint_minutes,
-        ),
+        plan=_plan(prepared),
         machine=machine,
         arithmetic=prepared.arithmetic,
         folder=run.checkpoints,
@@ -152,6 +142,20 @@ def _job(
         names=[sample.key for sample in dataset.samples],
         watcher=watcher,
         stop=lambda: 0,
+    )
+
+
+def _plan(prepared: Prepared) -> Plan:
+    settings = prepared.recipe.training
+    return Plan(
+        cycles=prepared.cycles,
+        accumulate=settings.accumulate,
+        clip=settings.clip,
+        ema=settings.ema,
+        early_stopping=settings.early_stopping,
+        select_by=settings.select_by,
+        seed=settings.seed,
+        checkpoint_seconds=60 * settings.checkpoint_minutes,
     )
 
 

@@ -12,11 +12,15 @@ import numpy as np
 
 from pictune.data.decoding import decode
 from pictune.data.pixels import shrink
-from pictune.data.scanning import scan
+from pictune.data.scanning import escape, scan
 from pictune.errors import DataError
+from pictune.recipe import read_recipe
+from pictune.recipe_text import load_yaml
 from pictune.run import Run
 from pictune.tasks.model import Model
 from pictune.tasks.task import Prediction
+from pictune.verbs.reading import limits_of
+from pictune.verbs.tables import TABLES
 
 AT_ONCE = 256  # pictures in memory at a time
 
@@ -69,6 +73,7 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
     """
     run = run if isinstance(run, Run) else Run(run)
     model = Model.load(run.model)
+    data = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES).data
     paths = _files([Path(p) for p in pictures])
     answers: list[Prediction] = []
     unreadable: dict[str, str] = {}
@@ -77,10 +82,12 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
         stored, keys = [], []
         for path in portion:
             try:
-                stored.append(shrink(decode(path).pixels, model.specification.side))
-                keys.append(str(path))
+                picture = decode(path, limits=limits_of(data), value_range=data.value_range)
             except DataError as error:
-                unreadable[str(path)] = f"{error.message} [{error.code}]"
+                unreadable[escape(str(path))] = f"{error.message} [{error.code}]"
+            else:
+                stored.append(shrink(picture.pixels, model.specification.side))
+                keys.append(escape(str(path)))
         if stored:
             scores = model.scores(stored)
             assert np.isfinite(scores).all(), "a trained network answers with numbers"
@@ -96,7 +103,7 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
-    absent = [str(path) for path in paths if not path.exists()]
+    absent = [escape(str(path)) for path in paths if not path.exists()]
     if absent or not paths:
         raise DataError(
             "there is nothing at some of these paths" if absent else "no picture was named",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from pictune.data.decoding import decode
+from pictune.data.finding import Outcome
 from pictune.data.ingest import Ingested
 from pictune.data.sample import Dataset
 from pictune.errors import DataError
@@ -48,11 +50,12 @@ def read_pictures(
     ingested = reading.open_pictures(
         named, recipe.data, side=side, threads=machine.threads, progress=progress
     )
-    total, left_out = len(named), len(named) - len(ingested.dataset)
+    found = ingested.dataset
+    left_out = Counter(finding.code for finding in found.findings if finding.outcome is Outcome.QUARANTINE)
+    listed = ", ".join(f"{count:,} {code}" for code, count in left_out.most_common())
     watcher.say(
-        f"{total:,} pictures, {len(named.classes)} classes ({named.format})"
-        + (f"; {left_out} cannot be used and are left out" if left_out else "")
-        + "."
+        f"{len(found):,} pictures, {len(found.classes)} classes ({found.format})"
+        + (f"; left out: {listed}." if left_out else ".")
     )
     return recipe, ingested, reasons
 

@@ -17,7 +17,9 @@ from pictune.data.formats import read_dataset
 from pictune.data.grouping import group_samples
 from pictune.data.ingest import Ingested, ingest
 from pictune.data.sample import Dataset
+from pictune.data.scanning import escape
 from pictune.data.splitting import split_dataset
+from pictune.errors import DataError
 from pictune.files import cache_folder
 from pictune.recipe import DataSection, Recipe
 
@@ -34,9 +36,24 @@ def read_named(path: Path, data: DataSection) -> Dataset:
         image_column=data.image_column,
         label_column=data.label_column,
         label_separator=data.label_separator,
-        group_column=data.group_by if _is_column(data.group_by) else None,
+        group_column=data.group_by if is_column(data.group_by) else None,
         follow_outside=data.follow_outside,
     )
+
+
+def check_outside(target: Path, data: Path, *, flag: str) -> None:
+    """Refuses to write among the user's pictures, where the next run would take it for data.
+
+    Raises:
+        DataError: When the target lies inside the folder of pictures.
+    """
+    if data.is_dir() and target.resolve().is_relative_to(data.resolve()):
+        raise DataError(
+            f"{escape(str(target))} would lie inside {escape(str(data))}, "
+            "and nothing is ever written among your pictures",
+            code="inside_data",
+            instead=f"Choose another place with {flag}.",
+        )
 
 
 def limits_of(data: DataSection) -> Limits:
@@ -60,11 +77,12 @@ def open_pictures(
     )
     if data.group_by is None:
         return ingested
-    by = "column" if _is_column(data.group_by) else data.group_by
+    by = "column" if is_column(data.group_by) else data.group_by
     return replace(ingested, dataset=group_samples(ingested.dataset, by, exif=ingested.facts.exif))
 
 
-def _is_column(group_by: str | None) -> bool:
+def is_column(group_by: str | None) -> bool:
+    """Whether groups come from a column of the table."""
     return group_by is not None and not group_by.startswith(("re:", "exif:"))
 
 
@@ -98,6 +116,4 @@ def finding_rows(findings: Sequence[Finding]) -> list[dict[str, str]]:
 
 def findings_of(rows: Iterable[Mapping[str, str]]) -> tuple[Finding, ...]:
     """What `finding_rows` wrote."""
-    return tuple(
-        Finding(row["code"], Outcome(row["outcome"]), row["where"], row["message"]) for row in rows
-    )
+    return tuple(Finding(row["code"], Outcome(row["outcome"]), row["where"], row["message"]) for row in rows)

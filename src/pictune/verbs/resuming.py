@@ -12,7 +12,7 @@ from pictune.errors import DataError, RecipeError, RunError
 from pictune.models.weights import Weights
 from pictune.recipe import read_recipe
 from pictune.recipe_text import load_yaml
-from pictune.run import Run
+from pictune.run import Journal, Run
 from pictune.training.fitting import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs.learning import learn
@@ -59,9 +59,7 @@ def go_on(
             raise RunError(f"{run.name} is finished", instead="Extend it with --epochs +5, or train anew.")
         stored = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
         machine = Machine(device=stored.training.device, threads=int(made_by["threads"]))
-        _, ingested, _ = read_pictures(
-            Path(made_by["data"]), stored, machine, watcher, progress=progress
-        )
+        _, ingested, _ = read_pictures(Path(made_by["data"]), stored, machine, watcher, progress=progress)
         dataset = _kept_split(ingested.dataset, run.read("splits.json"))
         told = made_by["weights"]
         weights = Weights(
@@ -87,12 +85,24 @@ def go_on(
 
 def _extended(run: Run, cycles: tuple[int, ...], epochs: str) -> tuple[int, ...]:
     if run.state != "finished":
+        if len(cycles) > 1 and epochs == f"+{cycles[-1]}":
+            return cycles  # the same command once more, after it was stopped
         raise RunError(
-            f"{run.name} is not finished yet", instead=f"Finish it first: pictune train {run.path.name}"
+            f"{run.name} is not finished yet", instead=f"Finish it first: pictune train {run.path}"
         )
     if not epochs[1:].isdecimal() or int(epochs[1:]) < 1:
         raise RecipeError(f"--epochs {epochs}: after the plus stands a number of epochs, such as +5")
-    return (*cycles, int(epochs[1:]))
+    return (*_lived(cycles, len(Journal(run.journal).lines("epoch"))), int(epochs[1:]))
+
+
+def _lived(cycles: tuple[int, ...], epochs: int) -> tuple[int, ...]:
+    """The cycles as far as they came: an early stop or a killed extension leaves some of it out."""
+    lived = []
+    for length in cycles:
+        if epochs > 0:
+            lived.append(min(length, epochs))
+            epochs -= length
+    return tuple(lived)
 
 
 def _kept_split(dataset: Dataset, kept: Mapping[str, Any]) -> Dataset:

@@ -132,6 +132,7 @@ def train(
             f"--epochs {epochs} extends a finished run, and {path} is none",
             instead="Name the run: pictune train runs/latest --epochs +5",
         )
+    reading.check_outside(Path(runs), path, flag="--runs")
     asked = parse(recipe, assignments=settings, flags=flags)
     question = _question(path, asked)
     earlier = None if new else _unfinished(Path(runs), name, question)
@@ -205,12 +206,13 @@ def _start(
     counts = ", ".join(
         f"{len(dataset.splits[s]):,} {s}" for s in ("train", "val", "test") if s in dataset.splits
     )
+    epochs = int(recipe.training.epochs)
     watcher.say(
-        f"{recipe.model.name} at {specification.image_size} pixels, {recipe.training.epochs} epochs, "
+        f"{recipe.model.name} at {specification.image_size} pixels, {epochs} epoch{'s' * (epochs > 1)}, "
         f"{arithmetic.precision}; {counts}."
     )
     run = Run.create(runs, name=name)
-    prepared = Prepared(recipe, dataset, ingested, weights, arithmetic, (int(recipe.training.epochs),))
+    prepared = Prepared(recipe, dataset, ingested, weights, arithmetic, (epochs,))
     with run.lock():
         write_text(run.path / "recipe.yaml", dump_yaml(recipe, TABLES, reasons=reasons))
         run.write("splits.json", splits_record(dataset))

@@ -132,7 +132,7 @@ def _choose(path: Path, wanted: str, options: ReadOptions) -> Format:
             f"{escape(str(path))} looks like {layout}, which is not read yet",
             code="format_not_read",
             instead="Class folders and tables of labels are read. If it is one of these, "
-            f"say --format {' or --format '.join(by_name)}.",
+            f"say --set data.format={' or --set data.format='.join(by_name)}.",
         )
     if options.about_tables() and len(reasons) != 1:
         return tables  # the user named a column, so a table is meant
@@ -142,8 +142,8 @@ def _choose(path: Path, wanted: str, options: ReadOptions) -> Format:
         raise DataError(
             f"{escape(str(path))} can be read in {len(reasons)} ways",
             code="ambiguous_format",
-            causes=[f"--format {known}: {reason}" for known, reason in reasons.items()],
-            instead="Say which one is meant with --format.",
+            causes=[f"data.format={known}: {reason}" for known, reason in reasons.items()],
+            instead=f"Say which one is meant, such as with --set data.format={next(iter(reasons))}.",
         )
     raise _not_recognised(path)
 

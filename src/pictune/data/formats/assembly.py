@@ -47,13 +47,13 @@ class ReadOptions:
     follow_outside: bool = False
 
     def about_tables(self) -> dict[str, str]:
-        """The options that only a table can use and that were given, by their flag."""
+        """The options that only a table can use and that were given, by what they are called there."""
         values = {
-            "--image-column": self.image_column,
-            "--label-column": self.label_column,
-            "--split-column": self.split_column,
-            "--group-column": self.group_column,
-            "--label-separator": self.label_separator,
+            "data.image_column": self.image_column,
+            "data.label_column": self.label_column,
+            "data.split_column": self.split_column,
+            "--group-by": self.group_column,
+            "data.label_separator": self.label_separator,
         }
         return {flag: value for flag, value in values.items() if value is not None}
 

@@ -86,6 +86,16 @@ def _layout(listing: Listing) -> tuple[int, list[Finding]]:
     holding = direct | deep
     if splits and holding and holding <= set(splits):
         findings = _splits_without_classes(holding - deep)
+        findings += [
+            Finding(
+                "empty_split",
+                Outcome.WARN,
+                top,
+                f"The split folder {top} holds no image; it counts as absent.",
+            )
+            for top in splits
+            if top not in holding
+        ]
         twice = [top for top in splits if list(splits.values()).count(splits[top]) > 1]
         if twice:
             message = f"{' and '.join(twice)} are two folders for one split; keep one of them."

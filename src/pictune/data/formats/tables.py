@@ -164,7 +164,7 @@ def _find_columns(table: Table, options: ReadOptions) -> tuple[_Columns, list[Fi
         if like_groups:
             message = (
                 f"The column {like_groups[0]!r} may say which images belong together; "
-                f"use it with --group-column {like_groups[0]}, so that no split separates them."
+                f"use it with --group-by {like_groups[0]}, so that no split separates them."
             )
             findings.append(Finding("possible_group", Outcome.WARN, like_groups[0], message))
     return _Columns(chosen["image"], chosen["label"], chosen["split"], chosen["group"]), findings
@@ -191,15 +191,20 @@ def _find_column(table: Table, role: str, given: str | None, findings: list[Find
         return fitting[0]
     if fitting:
         each = " and ".join(map(repr, fitting))
-        message = f"{where}: {each} may each be the {role}; say which with --{role}-column."
+        message = f"{where}: {each} may each be the {role}; say which with {_saying(role)}."
         findings.append(Finding("ambiguous_column", Outcome.REJECT, where, message))
     elif role in ("image", "label"):
         message = (
             f"{where}: no column for the {role}; {shown}. The first line must name the columns; call it "
-            f"{known[0]!r} or name it with --{role}-column."
+            f"{known[0]!r} or name it with {_saying(role)}."
         )
         findings.append(Finding("missing_column", Outcome.REJECT, where, message))
     return None
+
+
+def _saying(role: str) -> str:
+    """How a user names the column for a role."""
+    return "--group-by" if role == "group" else f"--set data.{role}_column=<name>"
 
 
 def _separator(table: Table, columns: _Columns, options: ReadOptions) -> str | None:
@@ -219,7 +224,7 @@ def _separator(table: Table, columns: _Columns, options: ReadOptions) -> str | N
             f"{escape(table.file.name)}: {' and '.join(map(repr, used))} may each separate the labels "
             f"in {columns.label!r}",
             code="ambiguous_separator",
-            instead="Say which with --label-separator.",
+            instead=f"Say which, such as with --set data.label_separator='{used[0]}'.",
         )
     return used[0] if used else None
 
@@ -325,7 +330,8 @@ class _RowReader:
         if set(first.labels) != set(again.labels):
             what = (
                 f"says {_listed(again.labels)} of {again.image.key}, but line {first.line} says "
-                f"{_listed(first.labels)}; if both are true, write them in one field with --label-separator"
+                f"{_listed(first.labels)}; if both are true, write them in one field and set "
+                "data.label_separator"
             )
             self._reject(again.line, "conflicting_label", what)
         elif (first.split, first.group) != (again.split, again.group):
