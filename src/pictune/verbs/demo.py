@@ -39,7 +39,7 @@ def demo(
         weights="none",
         augmentation="light",
         group_by="group",
-        epochs=2,
+        epochs=10,
         seed=seed,
         runs=place / "runs",
         watcher=watcher,

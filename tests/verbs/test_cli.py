@@ -1,0 +1,86 @@
+"""The command line itself: streams, exit codes, messages; whatever the verb."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from asking import QUICK, ask, learn
+
+import pictune.verbs.recipe
+import toys
+from pictune.errors import MachineError, RunError, StoppedError
+from pictune.version import __version__
+
+
+def test_version() -> None:
+    assert ask("--version").out == f"pictune {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["fly"], ["train"], ["train", "a", "--colour", "red"], ["predict", "run"]])
+def test_misused_words_end_with_two_and_a_hint(words: list[str]) -> None:
+    answer = ask(*words)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "--help" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RunError("it is broken", causes=["here", "there"], instead="Mend it."), 2, "  - there\nMend it.\n"),
+        (MachineError("the disk is full"), 3, "pictune: the disk is full\n"),
+        (StoppedError("Stopped and saved.", signal=2), 130, "pictune: Stopped and saved.\n"),
+        (StoppedError("Stopped and saved.", signal=15), 143, "pictune: Stopped and saved.\n"),
+        (MemoryError(), 3, "smaller pictures"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_every_end_has_its_exit_code_and_one_message(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, said: str
+) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise error
+
+    monkeypatch.setattr(pictune.verbs.recipe, "recipe", fails)
+    answer = ask("recipe")
+    assert answer.code == code
+    assert answer.out == ""
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_a_fault_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(pictune.verbs.recipe, "recipe", fails)
+    with pytest.raises(ZeroDivisionError):
+        ask("recipe")
+
+
+def test_a_reader_that_leaves_early_is_no_fault() -> None:
+    command = f"{sys.executable} -m pictune recipe | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == "# Pictune recipe: every setting of a run.\n"
+    assert done.stderr == ""
+
+
+def test_names_that_a_terminal_cannot_show_are_escaped(here) -> None:
+    root = toys.shape_folders(here / "photos", counts={"round-\u5186": 8, "cross": 8})
+    answer = ask("train", root, *QUICK, encoding="latin-1")
+    assert answer.code == 0, answer.err
+    assert "round-\\u5186" in answer.out
+
+
+def test_bars_go_to_a_terminal_and_the_answer_to_stdout(here, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = toys.shape_folders(here / "photos", counts={"circle": 8, "cross": 8})
+    plain = learn(root, "--json")
+    assert "\x1b" not in plain.err
+    assert "opening pictures" not in plain.err
+    monkeypatch.setenv("FORCE_COLOR", "1")  # this is how rich is told that stderr is a terminal
+    drawn = learn(root, "--json", "--seed", "1")
+    assert "opening pictures" in drawn.err
+    assert "epoch 1/1" in drawn.err
+    assert set(drawn.json) == set(plain.json) == {"verb", "run", "report", "metrics", "seconds"}
