@@ -42,9 +42,11 @@ $(BIN)/pip:
 
 # A stamp a level: `test` after `demo` adds only what the tests need, `demo` after `test` adds nothing.
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into $(VENV); PyTorch is large, so the first time takes some minutes."
 	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	@echo "Installing into $(VENV); PyTorch is large, so the first time takes some minutes."
 	$(INSTALL) --editable '.[dev]'
 	@touch $(VENV)/installed $@

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pictune.errors import RecipeError
-from pictune.recipe import (
+from pictune.recipe_text import dump_yaml, load_yaml
+from pictune.recipes import (
     Choice,
     Recipe,
     merge,
@@ -18,7 +19,6 @@ from pictune.recipe import (
     read_recipe,
     settings_of,
 )
-from pictune.recipe_text import dump_yaml, load_yaml
 from pictune.verbs.recipe import parse
 from pictune.verbs.recipe import recipe as print_recipe
 from pictune.verbs.tables import TABLES

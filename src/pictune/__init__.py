@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         StoppedError,
         WeightsError,
     )
-    from pictune.recipe import Recipe
+    from pictune.recipes import Recipe
     from pictune.run import Run
     from pictune.tasks.model import Model
     from pictune.tasks.task import Prediction, Task
@@ -52,7 +52,7 @@ _HOMES = {
     "RunError": "errors",
     "StoppedError": "errors",
     "WeightsError": "errors",
-    "Recipe": "recipe",
+    "Recipe": "recipes",
     "Run": "run",
     "Model": "tasks.model",
     "Prediction": "tasks.task",

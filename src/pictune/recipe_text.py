@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pictune.errors import RecipeError
-from pictune.recipe import Choice, Recipe, Tables, settings_of
+from pictune.recipes import Choice, Recipe, Tables, settings_of
 
 COLUMN = 44
 

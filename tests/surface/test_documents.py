@@ -14,7 +14,7 @@ import yaml
 from typer.core import TyperGroup
 
 from pictune.cli import app
-from pictune.recipe import Recipe, parse_assignments, read_recipe
+from pictune.recipes import Recipe, parse_assignments, read_recipe
 from pictune.verbs.tables import TABLES
 
 ROOT = Path(__file__).parents[2]

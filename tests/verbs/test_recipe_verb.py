@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 from asking import ask
 
-from pictune.recipe import Recipe, read_recipe
+from pictune.recipes import Recipe, read_recipe
 from pictune.verbs.recipe import recipe
 from pictune.verbs.tables import TABLES
 

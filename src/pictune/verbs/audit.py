@@ -21,7 +21,7 @@ from pictune.errors import DataError
 from pictune.evaluation.report.audit_page import PICTURES_PER_GROUP, SHOWN_GROUPS, SHOWN_OUTLIERS
 from pictune.evaluation.report.page import render_audit
 from pictune.files import disk_errors, write_json, write_text
-from pictune.recipe import DataSection
+from pictune.recipes import DataSection
 from pictune.verbs import reading
 from pictune.verbs.recipe import parse
 

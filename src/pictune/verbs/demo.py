@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from pictune.data.digits import draw_digits
+from pictune.files import disk_errors
 from pictune.run import Run
 from pictune.training.fitting import Watcher
 from pictune.verbs.reading import Progress
 from pictune.verbs.train import train
 
-IMAGES, SIZE = 2000, 64
+IMAGES, SIZE, EPOCHS = 2000, 64, 10
 
 
 def demo(
@@ -31,7 +32,8 @@ def demo(
         progress: Called with how many pictures are opened, and how many there are.
     """
     place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
+    with disk_errors(place):
+        place.mkdir(parents=True, exist_ok=True)
     pictures = draw_digits(place / "digits", images=IMAGES, size=SIZE)
     return train(
         pictures,
@@ -39,7 +41,7 @@ def demo(
         weights="none",
         augmentation="light",
         group_by="group",
-        epochs=10,
+        epochs=EPOCHS,
         seed=seed,
         runs=place / "runs",
         watcher=watcher,

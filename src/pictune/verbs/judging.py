@@ -18,7 +18,7 @@ from pictune.errors import DataError
 from pictune.evaluation.curves import fit_verdict
 from pictune.evaluation.measurement import measure
 from pictune.evaluation.reporting import Report, write_report
-from pictune.recipe import EvaluationSection
+from pictune.recipes import EvaluationSection
 from pictune.run import Journal, Run
 from pictune.tasks.model import Model
 from pictune.verbs.reading import finding_rows

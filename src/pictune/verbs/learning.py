@@ -19,7 +19,7 @@ from pictune.data.sample import Dataset
 from pictune.errors import InputError, StoppedError
 from pictune.files import replace_file
 from pictune.models.losses import LOSSES
-from pictune.recipe import Recipe
+from pictune.recipes import Recipe
 from pictune.run import Journal, Run
 from pictune.tasks.answering import answer
 from pictune.tasks.classification import Classification

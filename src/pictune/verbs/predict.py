@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,8 @@ from pictune.data.decoding import decode
 from pictune.data.pixels import shrink
 from pictune.data.scanning import escape, scan
 from pictune.errors import DataError
-from pictune.recipe import read_recipe
 from pictune.recipe_text import load_yaml
+from pictune.recipes import read_recipe
 from pictune.run import Run
 from pictune.tasks.model import Model
 from pictune.tasks.task import Prediction
@@ -74,9 +74,8 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
     run = run if isinstance(run, Run) else Run(run)
     model = Model.load(run.model)
     data = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES).data
-    paths = _files([Path(p) for p in pictures])
+    paths, unreadable = _files([Path(p) for p in pictures], follow_outside=data.follow_outside)
     answers: list[Prediction] = []
-    unreadable: dict[str, str] = {}
     rest = iter(paths)
     while portion := list(islice(rest, AT_ONCE)):
         stored, keys = [], []
@@ -102,7 +101,8 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
     return Predictions(tuple(answers), unreadable)
 
 
-def _files(paths: Sequence[Path]) -> list[Path]:
+def _files(paths: Sequence[Path], *, follow_outside: bool) -> tuple[list[Path], dict[str, str]]:
+    """The files that are named and those below the folders that are named, and what was left out there."""
     absent = [escape(str(path)) for path in paths if not path.exists()]
     if absent or not paths:
         raise DataError(
@@ -111,9 +111,14 @@ def _files(paths: Sequence[Path]) -> list[Path]:
             causes=absent,
             instead="Name pictures or folders of pictures.",
         )
-    return [file for path in paths for file in (_below(path) if path.is_dir() else [path])]
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    for image in scan(folder).images:
-        yield image.path
+    files: list[Path] = []
+    left_out: dict[str, str] = {}
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        listing = scan(path, follow_outside=follow_outside)
+        files += [image.path for image in listing.images]
+        for finding in listing.findings:
+            left_out[f"{escape(str(path))}/{finding.where}"] = f"{finding.message} [{finding.code}]"
+    return files, left_out

@@ -18,7 +18,7 @@ from pictune.data.sample import Dataset
 from pictune.errors import DataError
 from pictune.models.backbones import describe
 from pictune.models.weights import Weights
-from pictune.recipe import Recipe
+from pictune.recipes import Recipe
 from pictune.tasks.model import Specification, assemble, side_of
 from pictune.training.fitting import Watcher
 from pictune.training.machine import Arithmetic, Machine

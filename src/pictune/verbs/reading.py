@@ -21,7 +21,7 @@ from pictune.data.scanning import escape
 from pictune.data.splitting import split_dataset
 from pictune.errors import DataError
 from pictune.files import cache_folder
-from pictune.recipe import DataSection, Recipe
+from pictune.recipes import DataSection, Recipe
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 from pictune.data.sample import Dataset
 from pictune.errors import DataError, RecipeError, RunError
 from pictune.models.weights import Weights
-from pictune.recipe import read_recipe
 from pictune.recipe_text import load_yaml
+from pictune.recipes import read_recipe
 from pictune.run import Journal, Run
 from pictune.training.fitting import Watcher
 from pictune.training.machine import Arithmetic, Machine

@@ -14,7 +14,7 @@ from pictune.data.sample import Dataset
 from pictune.errors import RecipeError
 from pictune.models.losses import choose_loss
 from pictune.models.weights import Weights
-from pictune.recipe import Choice, Recipe
+from pictune.recipes import Choice, Recipe
 from pictune.verbs.tables import TABLES
 
 PLAIN = "cnn"  # from scratch it learns more in the same time than any backbone we timed

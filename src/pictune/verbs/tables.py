@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from pictune.data.augmentation import AUGMENTATIONS, MIXINGS
 from pictune.models.losses import LOSSES
-from pictune.recipe import Tables
+from pictune.recipes import Tables
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.schedules import SCHEDULES
 

@@ -14,8 +14,8 @@ import torch
 from pictune.errors import RecipeError, RunError
 from pictune.files import write_text
 from pictune.models.weights import find_weights
-from pictune.recipe import Recipe
 from pictune.recipe_text import dump_yaml
+from pictune.recipes import Recipe
 from pictune.run import Run, all_runs
 from pictune.training.fitting import Watcher
 from pictune.training.machine import Machine
