@@ -88,7 +88,7 @@ def _repeats(table: Table) -> Iterator[Row]:
     near = [row for row in table["duplicates"] if row["kind"] == "look"]
     if exact:
         spare = sum(len(row["keys"]) - 1 for row in exact)
-        message = f"{_many(spare, 'file')} that repeat another one byte for byte add nothing; remove them."
+        message = f"Remove {_many(spare, 'file')} repeating another one byte for byte: copies add nothing."
         yield "attention", "duplicate", message
     if near:
         images = sum(len(row["keys"]) for row in near)
@@ -104,7 +104,7 @@ def _images(table: Table) -> Iterator[Row]:
     if left_out:
         listed = ", ".join(f"{row['count']:,} {row['code']}" for row in left_out)
         total = sum(row["count"] for row in left_out)
-        message = f"{_many(total, 'file')} or lines were left out ({listed}). Repair or remove them."
+        message = f"Left out: {_many(total, 'file')} ({listed}). Repair or remove them."
         yield "attention", "left_out", message
     words = {
         "constant": "of one colour throughout",

@@ -84,8 +84,8 @@ def leak_findings(dataset: Dataset, leaks: Sequence[Leak], *, allow_leaks: bool 
         images = sum(len(leak.positions) for leak in near)
         shown = "; ".join(_listed(dataset, leak) for leak in near[:_SHOWN])
         message = (
-            f"{_WORDS['look']}: {images:,} images in {len(near):,} sets, such as {shown}. "
-            "Figures on these are too good; let pictune make the splits, or remove them."
+            f"{_WORDS['look']}: {images:,} images in {len(near):,} set{'s'[: len(near) - 1]}, such as "
+            f"{shown}. Figures on these are too good; let pictune make the splits, or remove them."
         )
         findings.append(Finding("near_leak", Outcome.WARN, "", message))
     return findings

@@ -24,6 +24,7 @@ from pictune.files import disk_errors, write_json, write_text
 from pictune.recipes import DataSection
 from pictune.verbs import reading
 from pictune.verbs.recipe import parse
+from pictune.version import __version__
 
 THUMBNAIL = 112  # pixels, the shorter side
 
@@ -83,6 +84,7 @@ def audit(
         "data": escape(named.root.name),
         "fingerprint": ingested.dataset.fingerprint,
         **audit_table(ingested.dataset, ingested.facts, clusters),
+        "created_with": {"pictune": __version__},
     }
     target = Path(folder)
     with disk_errors(target):

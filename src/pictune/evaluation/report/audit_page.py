@@ -66,8 +66,8 @@ def audit_context(audit: Audit, album: Album) -> Context:
              "what it learned.", _groups(audit.get("leaks"), album)),
             ("conflicts", "Conflicting labels", "The same picture under different labels: one of them is "
              "wrong.", _groups(audit.get("conflicts"), album)),
-            ("duplicates", "Duplicates", "The same picture more than once. A split keeps them together.",
-             _groups(audit.get("duplicates"), album)),
+            ("duplicates", "Duplicates", "The same picture more than once. A split that pictune makes keeps "
+             "them together.", _groups(audit.get("duplicates"), album)),
         ],
         "outliers": _outliers(audit.get("outliers") or (), album),
         "origin": origin({"dataset": dataset, "created_with": audit.get("created_with")}),
