@@ -91,7 +91,8 @@ class Starter:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         order = Order([str(word) for word in words], str(folder), **befalls)
-        print(json.dumps(asdict(order)), file=self._process.stdin, flush=True)
+        self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+        self._process.stdin.flush()
         code, seconds = json.loads(self._process.stdout.readline())
         return Ended(code, seconds, (folder / OUTPUT).read_text(), (folder / ERRORS).read_text())
 
@@ -110,7 +111,8 @@ def serve() -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         seconds = time.monotonic() - started
         import_like(Path(order.folder) / MODULES)
-        print(json.dumps([code, seconds]), flush=True)
+        sys.stdout.write(json.dumps([code, seconds]) + "\n")
+        sys.stdout.flush()
 
 
 def befall(order: Order, child: int) -> None:

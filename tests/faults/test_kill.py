@@ -58,7 +58,7 @@ class Place:
         ended = self.train(folder)
         assert ended.code == 0, ended.err
         assert checksums(folder / "runs" / "x") == self.whole
-        assert [path for path in folder.rglob(".tmp*")] == []
+        assert list((folder / "runs").rglob(".tmp*")) == []
         assert json.loads(ended.out)["run"] == "runs/x"
 
 

@@ -70,7 +70,7 @@ def audit(
     Raises:
         DataError: When the data cannot be read at all.
     """
-    reading.check_outside(Path(folder), Path(data), flag="--out")
+    reading.check_target(Path(folder), data=Path(data), flag="--out")
     recipe = parse(None, assignments=settings, flags={"data.group_by": group_by})
     recipe = recipe.with_values(
         data={"max_bad": 1.0}

@@ -8,7 +8,7 @@ from pictune.data.digits import draw_digits
 from pictune.files import disk_errors
 from pictune.run import Run
 from pictune.training.fitting import Watcher
-from pictune.verbs.reading import Progress
+from pictune.verbs.reading import Progress, check_target
 from pictune.verbs.train import train
 
 IMAGES, SIZE, EPOCHS = 2000, 64, 10
@@ -32,6 +32,7 @@ def demo(
         progress: Called with how many pictures are opened, and how many there are.
     """
     place = Path(folder)
+    check_target(place, data=None, flag="--folder")
     with disk_errors(place):
         place.mkdir(parents=True, exist_ok=True)
     pictures = draw_digits(place / "digits", images=IMAGES, size=SIZE)

@@ -50,7 +50,7 @@ def evaluate(
         raise RunError("--data is judged whole", instead="Leave --split away.")
     model = Model.load(run.model)
     recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
-    kept = run.read("splits.json")
+    kept = reading.splits_of(run)
     if data is not None:
         name = _name_of(Path(data))
         ingested = _opened(Path(data), _layout(Path(data), recipe.data), recipe, model, progress)
@@ -114,7 +114,7 @@ def _known(run: Run, dataset: Dataset, kept: Mapping[str, Any]) -> list[Finding]
 
 def _home(run: Run) -> Path:
     """Where the pictures of the run's own splits are."""
-    path = Path(run.read("made_by.json")["data"])
+    path = Path(reading.origin_of(run)["data"])
     if not path.exists():
         raise DataError(
             f"the pictures that {run.name} was trained on are no longer at {escape(str(path))}",

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +20,10 @@ from pictune.data.ingest import Ingested, ingest
 from pictune.data.sample import Dataset
 from pictune.data.scanning import escape
 from pictune.data.splitting import split_dataset
-from pictune.errors import DataError
+from pictune.errors import DataError, RunError
 from pictune.files import cache_folder
 from pictune.recipes import DataSection, Recipe
+from pictune.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +43,51 @@ def read_named(path: Path, data: DataSection) -> Dataset:
     )
 
 
-def check_outside(target: Path, data: Path, *, flag: str) -> None:
-    """Refuses to write among the user's pictures, where the next run would take it for data.
+def check_target(target: Path, *, data: Path | None, flag: str) -> None:
+    """Refuses to write over a file, or among the user's pictures, where the next run would take it for data.
+
+    Args:
+        target: The folder that is going to be written to; it need not exist.
+        data: What the user named as pictures.
+        flag: By which the user chooses the target.
 
     Raises:
+        RunError: When the target is a file.
         DataError: When the target lies inside the folder of pictures.
     """
-    if data.is_dir() and target.resolve().is_relative_to(data.resolve()):
+    if target.exists() and not target.is_dir():
+        raise RunError(
+            f"{escape(str(target))} is a file, and a folder is needed",
+            instead=f"Choose another place with {flag}.",
+        )
+    if data is not None and data.is_dir() and target.resolve().is_relative_to(data.resolve()):
         raise DataError(
             f"{escape(str(target))} would lie inside {escape(str(data))}, "
             "and nothing is ever written among your pictures",
             code="inside_data",
             instead=f"Choose another place with {flag}.",
         )
+
+
+def splits_of(run: Run) -> dict[str, Any]:
+    """A run's splits.json."""
+    return _record(run, "splits.json", ("splits", "fingerprint", "findings"))
+
+
+def origin_of(run: Run) -> dict[str, Any]:
+    """A run's made_by.json."""
+    return _record(run, "made_by.json", ("data", "asked", "cycles", "threads", "weights"))
+
+
+def _record(run: Run, name: str, needed: Sequence[str]) -> dict[str, Any]:
+    record = run.read(name)
+    lacking = [key for key in needed if key not in record]
+    if lacking:
+        raise RunError(
+            f"{name} of the run {run.name} lacks {', '.join(lacking)}",
+            instead="It was changed, or another version of pictune wrote it; train again.",
+        )
+    return record
 
 
 def limits_of(data: DataSection) -> Limits:

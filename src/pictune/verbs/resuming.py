@@ -17,7 +17,7 @@ from pictune.training.fitting import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs.learning import learn
 from pictune.verbs.preparing import Prepared, first_network, read_pictures, specify
-from pictune.verbs.reading import Progress, findings_of
+from pictune.verbs.reading import Progress, findings_of, origin_of, splits_of
 from pictune.verbs.tables import TABLES
 
 
@@ -50,7 +50,7 @@ def go_on(
             instead="Train the data again with the new settings, or extend the run with --epochs +5.",
         )
     with run.lock():
-        made_by = run.read("made_by.json")
+        made_by = origin_of(run)
         cycles = tuple(made_by["cycles"])
         if extends(epochs):
             cycles = _extended(run, cycles, str(epochs))
@@ -60,7 +60,7 @@ def go_on(
         stored = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
         machine = Machine(device=stored.training.device, threads=int(made_by["threads"]))
         _, ingested, _ = read_pictures(Path(made_by["data"]), stored, machine, watcher, progress=progress)
-        dataset = _kept_split(ingested.dataset, run.read("splits.json"))
+        dataset = _kept_split(ingested.dataset, splits_of(run))
         told = made_by["weights"]
         weights = Weights(
             told["kind"],

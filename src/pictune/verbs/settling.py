@@ -124,9 +124,9 @@ def _settle_parts(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, Reasons]:
             reasons[f"{section}.name"] = "auto"
     if mistakes:
         raise RecipeError(
-            "some settings do not belong to what auto chose",
+            "some settings do not fit what auto chose",
             causes=mistakes,
-            instead="Name the part that they belong to, such as --set loss.name=focal.",
+            instead="Put them right, or name the part that they belong to, such as --set loss.name=focal.",
         )
     augmentation = {}
     if recipe.augmentation.preset == "auto":

@@ -132,7 +132,7 @@ def train(
             f"--epochs {epochs} extends a finished run, and {path} is none",
             instead="Name the run: pictune train runs/latest --epochs +5",
         )
-    reading.check_outside(Path(runs), path, flag="--runs")
+    reading.check_target(Path(runs), data=path, flag="--runs")
     asked = parse(recipe, assignments=settings, flags=flags)
     question = _question(path, asked)
     earlier = None if new else _unfinished(Path(runs), name, question)
