@@ -9,6 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pictune.cli import main
 from pictune.errors import RecipeError
 from pictune.recipe_text import dump_yaml, load_yaml
 from pictune.recipes import (
@@ -52,6 +53,20 @@ def test_five_mistakes_come_in_one_error_each_with_a_way_out():
     ]
     assert found[2].startswith("training.batch_size: should be a valid integer")
     assert found[2].endswith("found 'many'")
+
+
+def test_five_mistakes_on_the_command_line_are_one_message_and_exit_code_2(tmp_path, monkeypatch, capsys):
+    words = [word for mistake in FIVE for word in ("--set", mistake)]
+    monkeypatch.setattr("sys.argv", ["pictune", "train", str(tmp_path), *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pictune: the recipe has 5 mistakes\n")
+    assert len([line for line in err.splitlines() if line.startswith("  - ")]) == 5
+    assert "did you mean training?" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.parametrize(

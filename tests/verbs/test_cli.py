@@ -84,3 +84,17 @@ def test_bars_go_to_a_terminal_and_the_answer_to_stdout(here, monkeypatch: pytes
     assert "opening pictures" in drawn.err
     assert "epoch 1/1" in drawn.err
     assert set(drawn.json) == set(plain.json) == {"verb", "run", "report", "metrics", "seconds"}
+
+
+@pytest.mark.parametrize(
+    "words", [["train", "photos", "--runs"], ["audit", "photos", "--out"], ["demo", "--folder"]]
+)
+def test_a_file_where_a_folder_is_needed(here, words: list[str]) -> None:
+    toys.shape_folders(here / "photos", counts={"circle": 3, "cross": 3})
+    (here / "notes.txt").write_text("mine")
+    answer = ask(*words, "notes.txt")
+    assert answer.code == 2
+    assert (
+        f"notes.txt is a file, and a folder is needed\nChoose another place with {words[-1]}." in answer.err
+    )
+    assert (here / "notes.txt").read_text() == "mine"

@@ -83,6 +83,17 @@ class TestSplits:
             assert answer.code == 2
             assert said in answer.err
 
+    @pytest.mark.parametrize("name", ["splits.json", "made_by.json", "recipe.yaml", "model/model.json"])
+    @pytest.mark.parametrize("content", ['{"a": ', "{}", "[]"])
+    def test_records_that_were_changed_are_named(self, copied, name, content) -> None:
+        (copied / name).write_text(content)
+        answer = ask("evaluate", copied)
+        if (name, content) == ("recipe.yaml", "{}"):
+            assert answer.code == 0  # an empty recipe is all defaults
+        else:
+            assert answer.code == 2
+            assert Path(name).name in answer.err
+
     def test_weights_that_were_changed_are_refused(self, copied) -> None:
         path = copied / "model/weights.safetensors"
         content = bytearray(path.read_bytes())

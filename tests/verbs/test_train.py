@@ -149,6 +149,8 @@ class TestSettings:
             (["--set", "training"], "not of the form section.setting=value"),
             (["--set", "augmentation.steps=[{name: turn}]"], "augmentation.preset"),
             (["--set", "training.device=abacus"], "abacus"),
+            (["--lr", "77"], "optimizer.learning_rate: must be at most 10, found 77"),
+            (["--set", "loss.gamma=2", "--set", "loss.alpha=3"], "loss.alpha"),
             (["--model", "resnt18"], "did you mean resnet18"),
             (["--weights", "absent.safetensors"], "absent.safetensors"),
             (["--name", "a/b"], "cannot be a run's name"),
@@ -319,6 +321,14 @@ class TestGoingOn:
         assert f"Going on with the unfinished run {stopped.name}" in answer.err
         assert essence(stopped.path) == essence(finished.run.path)
         assert len(list(here.glob("runs/*/status.json"))) == 2  # the run, and `latest`
+
+    def test_what_the_report_must_say_survives_the_stop(self, here) -> None:
+        photos = toys.split_folders(here / "photos")
+        shutil.rmtree(photos / "test")
+        with pytest.raises(StoppedError):
+            small(photos, name="a", watcher=Stopping(1))
+        assert ask("train", "runs/a").code == 0
+        assert "no_test" in {finding["code"] for finding in report_of("runs/a", "val")["findings"]}
 
     def test_a_named_run_goes_on_under_its_name(self, here) -> None:
         photos = toys.shape_folders(here / "photos")

@@ -203,8 +203,11 @@ def _read_specification(folder: Path) -> tuple[Specification, str]:
         raise RunError(f"the model in {folder} has another task: {content.get('task')}")
     try:
         return pydantic.TypeAdapter(Specification).validate_python(content), str(content["sha256"])
-    except (pydantic.ValidationError, KeyError) as error:
-        raise RunError(f"model.json in {folder} is not complete: {error}") from None
+    except pydantic.ValidationError as error:
+        wrong = ", ".join(".".join(map(str, mistake["loc"])) for mistake in error.errors())
+    except KeyError:
+        wrong = "sha256"
+    raise RunError(f"model.json in {folder} is not complete: {wrong} cannot be used")
 
 
 def _seal(content: Mapping[str, Any]) -> str:
