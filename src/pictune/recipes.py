@@ -44,6 +44,7 @@ class DataSection:
     )
     image_column: Annotated[str | None, Setting("table column with the picture's path")] = None
     label_column: Annotated[str | None, Setting("table column with the label or labels")] = None
+    split_column: Annotated[str | None, Setting("table column that says train, val or test")] = None
     label_separator: Annotated[str | None, Setting("what separates several labels in one field")] = None
     group_by: Annotated[
         str | None,
@@ -277,14 +278,21 @@ def _read_choice(name: str, values: Mapping[str, Any], table: Parts[Any]) -> tup
         # Which part auto becomes is not known yet; here a setting must belong to at least one.
         known = {setting for part in table for setting in table[part].settings}
         strangers = [key for key in given if key not in known]
-        return Choice("auto", given), [
-            f"{name}.{key}: there is no such setting{suggestion(key, known)}" for key in strangers
-        ]
+        mistakes = [f"{name}.{key}: there is no such setting{suggestion(key, known)}" for key in strangers]
+        mistakes += [m for key, value in given.items() if (m := _impossible(name, key, value, table))]
+        return Choice("auto", given), mistakes
     if not isinstance(chosen, str) or chosen not in table:
         near = suggestion(str(chosen), table) or f"; choose one of {', '.join(table)}"
         return Choice(), [f"{name}.name: there is no {table.kind} called {chosen!r}{near}"]
     complete, mistakes = table[chosen].check(given, name)
     return Choice(chosen, MappingProxyType(complete)), mistakes
+
+
+def _impossible(name: str, key: str, value: Any, table: Parts[Any]) -> str | None:
+    """Why no part of a table that has this setting takes this value; None when one does."""
+    owners = [part for part in table.values() if key in part.settings]
+    complaints = [found for part in owners if (found := part.check({key: value}, name)[1])]
+    return complaints[0][0] if complaints and len(complaints) == len(owners) else None
 
 
 def _augmentation_mistakes(section: AugmentationSection | None, steps: Parts[Any]) -> list[str]:

@@ -58,7 +58,8 @@ class Run:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path).resolve()
         if not (self.path / "status.json").is_file():
-            known = sorted(p.parent.name for p in self.path.parent.glob("*/status.json"))
+            beside = self.path.parent.glob("*/status.json")
+            known = sorted(p.parent.name for p in beside if not p.parent.is_symlink())
             raise RunError(
                 f"{path} is not a run folder",
                 instead=f"Runs beside it: {', '.join(known)}."
@@ -77,8 +78,7 @@ class Run:
         Raises:
             RunError: When a run of that name exists, or the name is no plain folder name.
         """
-        if name is not None and (Path(name).name != name or name in {"", ".", "..", "latest"}):
-            raise RunError(f"{name!r} cannot be a run's name", instead="Use letters, digits and dashes.")
+        check_name(runs, name)
         with disk_errors(runs):
             runs.mkdir(parents=True, exist_ok=True)
             folder = _new_folder(runs, name)
@@ -184,20 +184,30 @@ class Run:
             yield
 
 
+def check_name(runs: Path, name: str | None) -> None:
+    """Refuses a name that no new run can have.
+
+    Raises:
+        RunError: When it is no plain folder name, or taken.
+    """
+    if name is None:
+        return
+    if Path(name).name != name or name in {"", ".", "..", "latest"}:
+        raise RunError(f"{name!r} cannot be a run's name", instead="Use letters, digits and dashes.")
+    if (runs / name).exists() and not _unbegun(runs / name):
+        raise RunError(f"a run called {name} exists already in {runs}", instead="Choose another --name.")
+
+
 def _new_folder(runs: Path, name: str | None) -> Path:
     for _ in range(1000):
         folder = runs / (name or f"{secrets.choice(COLOURS)}-{secrets.choice(ANIMALS)}")
         try:
             folder.mkdir()
         except FileExistsError:
-            if name is not None and not _unbegun(folder):
-                raise RunError(
-                    f"a run called {name} exists already in {runs}", instead="Choose another --name."
-                ) from None
-            if name is not None:
-                return folder
-        else:
-            return folder
+            check_name(runs, name)  # another process may have taken it a moment ago
+            if name is None:
+                continue
+        return folder
     raise RunError(f"no free name was found in {runs}", instead="Give one with --name.")
 
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -82,7 +83,8 @@ class Starter:
     ) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
 
@@ -93,7 +95,9 @@ class Starter:
         order = Order([str(word) for word in words], str(folder), **befalls)
         self._process.stdin.write(json.dumps(asdict(order)) + "\n")
         self._process.stdin.flush()
-        code, seconds = json.loads(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        assert answer, "the starter itself has died; its reason stands on stderr"
+        code, seconds = json.loads(answer)
         return Ended(code, seconds, (folder / OUTPUT).read_text(), (folder / ERRORS).read_text())
 
 
@@ -128,7 +132,8 @@ def befall(order: Order, child: int) -> None:
     elif over.poll(order.after * 1000):
         return
     if order.remove:
-        shutil.rmtree(order.remove)
+        # In one step, as the child goes on writing into it.
+        shutil.rmtree(Path(order.remove).rename(f"{order.remove}-removed"))
     else:
         os.kill(child, order.send)
 

@@ -19,6 +19,7 @@ from pictune.recipe_text import load_yaml
 from pictune.recipes import DataSection, Recipe, read_recipe
 from pictune.run import Run
 from pictune.tasks.model import Model
+from pictune.training.machine import Machine
 from pictune.verbs import reading
 from pictune.verbs.judging import judge
 from pictune.verbs.tables import TABLES
@@ -48,7 +49,7 @@ def evaluate(
     run = run if isinstance(run, Run) else Run(run)
     if data is not None and split is not None:
         raise RunError("--data is judged whole", instead="Leave --split away.")
-    model = Model.load(run.model)
+    model = Model.load(run.model, device=Machine().device)
     recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
     kept = reading.splits_of(run)
     if data is not None:
@@ -91,7 +92,7 @@ def _layout(path: Path, data: DataSection) -> DataSection:
     data = replace(data, format="auto")
     if tables.recognise(path):
         return data
-    data = replace(data, image_column=None, label_column=None, label_separator=None)
+    data = replace(data, image_column=None, label_column=None, split_column=None, label_separator=None)
     return replace(data, group_by=None) if reading.is_column(data.group_by) else data
 
 

@@ -19,6 +19,7 @@ from pictune.recipes import read_recipe
 from pictune.run import Run
 from pictune.tasks.model import Model
 from pictune.tasks.task import Prediction
+from pictune.training.machine import Machine
 from pictune.verbs.reading import limits_of
 from pictune.verbs.tables import TABLES
 
@@ -72,7 +73,7 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
         DataError: When a path does not exist, or no picture could be read at all.
     """
     run = run if isinstance(run, Run) else Run(run)
-    model = Model.load(run.model)
+    model = Model.load(run.model, device=Machine().device)
     data = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES).data
     paths, unreadable = _files([Path(p) for p in pictures], follow_outside=data.follow_outside)
     answers: list[Prediction] = []

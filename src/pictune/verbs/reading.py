@@ -37,6 +37,7 @@ def read_named(path: Path, data: DataSection) -> Dataset:
         format=data.format,
         image_column=data.image_column,
         label_column=data.label_column,
+        split_column=data.split_column,
         label_separator=data.label_separator,
         group_column=data.group_by if is_column(data.group_by) else None,
         follow_outside=data.follow_outside,

@@ -16,7 +16,7 @@ from pictune.files import write_text
 from pictune.models.weights import find_weights
 from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
-from pictune.run import Run, all_runs
+from pictune.run import Run, all_runs, check_name
 from pictune.training.fitting import Watcher
 from pictune.training.machine import Machine
 from pictune.verbs import reading, settling
@@ -139,6 +139,7 @@ def train(
     if earlier is not None:
         watcher.say(f"Going on with the unfinished run {earlier.name} (--new starts another one).")
         return go_on(earlier, epochs=None, changed=[], watcher=watcher, progress=progress)
+    check_name(Path(runs), name)
     return _start(path, asked, question, runs=Path(runs), name=name, watcher=watcher, progress=progress)
 
 
