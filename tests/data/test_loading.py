@@ -101,6 +101,20 @@ def test_a_picture_sees_other_randomness_each_epoch_and_seed():
     assert not np.array_equal(views[0], views[2])
 
 
+def test_a_picture_is_varied_alike_wherever_it_stands_in_the_order():
+    def views(**changes) -> dict[int, bytes]:
+        batches = loader(**changes).batches(2)
+        return {
+            int(p): i.tobytes()
+            for batch in batches
+            for i, p in zip(batch.images, batch.positions, strict=True)
+        }
+
+    whole = views()
+    for changes in ({"batch_size": 3}, {"shuffled": True}, {"positions": np.array([17, 4, 9])}):
+        assert views(**changes).items() <= whole.items()
+
+
 def test_a_picture_drawn_twice_is_varied_twice():
     weights = np.zeros(COUNT)
     weights[5] = 1.0

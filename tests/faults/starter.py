@@ -92,6 +92,8 @@ class Starter:
         """Runs ``pictune`` with these words in a folder, and waits for its end."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        for name in (OUTPUT, ERRORS):
+            (folder / name).write_text("")
         order = Order([str(word) for word in words], str(folder), **befalls)
         self._process.stdin.write(json.dumps(asdict(order)) + "\n")
         self._process.stdin.flush()

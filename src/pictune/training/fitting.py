@@ -309,8 +309,6 @@ class _Fitting:
         """Validates, keeps the best weights, writes the journal and a checkpoint."""
         job, progress = self.job, self.progress
         judged = self.average.network if self.average is not None else self.network
-        # The rate of the last batch, also when the epoch's last checkpoint is all that was left to do.
-        self.set_rate(progress.epoch + (progress.batch - 1) / len(job.loader))
         rate = self.optimizer.param_groups[0]["lr"]
         quick = job.validate(judged)
         if not all(math.isfinite(value) for value in quick.values()):
