@@ -39,9 +39,7 @@ class DataSection:
     """Which pictures are used, and how they are read."""
 
     task: Annotated[str, Setting("what the model learns", choices=("auto", "classification"))] = "auto"
-    format: Annotated[str, Setting("how the data are laid out", choices=("auto", "folders", "tables"))] = (
-        "auto"
-    )
+    format: Annotated[str, Setting("how the data are laid out: auto, or a format by name")] = "auto"
     image_column: Annotated[str | None, Setting("table column with the picture's path")] = None
     label_column: Annotated[str | None, Setting("table column with the label or labels")] = None
     split_column: Annotated[str | None, Setting("table column that says train, val or test")] = None
@@ -274,18 +272,18 @@ def _read_section(name: str, section: type, values: Mapping[str, Any]) -> tuple[
 
 def _read_choice(name: str, values: Mapping[str, Any], table: Parts[Any]) -> tuple[Choice, list[str]]:
     chosen, given = values.get("name", "auto"), {k: v for k, v in values.items() if k != "name"}
-    if chosen == "auto":
-        # Which part auto becomes is not known yet; here a setting must belong to at least one.
-        known = {setting for part in table for setting in table[part].settings}
-        strangers = [key for key in given if key not in known]
-        mistakes = [f"{name}.{key}: there is no such setting{suggestion(key, known)}" for key in strangers]
-        mistakes += [m for key, value in given.items() if (m := _impossible(name, key, value, table))]
-        return Choice("auto", given), mistakes
-    if not isinstance(chosen, str) or chosen not in table:
+    if isinstance(chosen, str) and chosen in table:
+        complete, mistakes = table[chosen].check(given, name)
+        return Choice(chosen, MappingProxyType(complete)), mistakes
+    # Which part it is to be is not known (yet): a setting must belong to one of them, and fit it.
+    known = {setting for part in table.values() for setting in part.settings}
+    strangers = [key for key in given if key not in known]
+    mistakes = [f"{name}.{key}: there is no such setting{suggestion(key, known)}" for key in strangers]
+    mistakes += [m for key, value in given.items() if (m := _impossible(name, key, value, table))]
+    if chosen != "auto":
         near = suggestion(str(chosen), table) or f"; choose one of {', '.join(table)}"
-        return Choice(), [f"{name}.name: there is no {table.kind} called {chosen!r}{near}"]
-    complete, mistakes = table[chosen].check(given, name)
-    return Choice(chosen, MappingProxyType(complete)), mistakes
+        mistakes.insert(0, f"{name}.name: there is no {table.kind} called {chosen!r}{near}")
+    return Choice("auto", given), mistakes
 
 
 def _impossible(name: str, key: str, value: Any, table: Parts[Any]) -> str | None:

@@ -40,11 +40,10 @@ class Prepared:
     cycles: tuple[int, ...]
 
 
-def read_pictures(
-    path: Path, recipe: Recipe, machine: Machine, watcher: Watcher, *, progress: reading.Progress | None
+def open_named(
+    named: Dataset, recipe: Recipe, machine: Machine, watcher: Watcher, *, progress: reading.Progress | None
 ) -> tuple[Recipe, Ingested, dict[str, str]]:
-    """Reads and opens the pictures; the image size must be chosen before they are stored."""
-    named = reading.read_named(path, recipe.data)
+    """Opens the pictures that were named; the image size must be chosen before they are stored."""
     recipe, reasons = settling.settle_size(recipe, _probed(named), gpu=machine.device.type == "cuda")
     side = side_of(int(recipe.model.image_size))
     ingested = reading.open_pictures(

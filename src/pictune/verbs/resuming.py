@@ -15,8 +15,9 @@ from pictune.recipes import read_recipe
 from pictune.run import Journal, Run
 from pictune.training.fitting import Watcher
 from pictune.training.machine import Arithmetic, Machine
+from pictune.verbs import reading
 from pictune.verbs.learning import learn
-from pictune.verbs.preparing import Prepared, first_network, read_pictures, specify
+from pictune.verbs.preparing import Prepared, first_network, open_named, specify
 from pictune.verbs.reading import Progress, findings_of, origin_of, splits_of
 from pictune.verbs.tables import TABLES
 
@@ -59,7 +60,8 @@ def go_on(
             raise RunError(f"{run.name} is finished", instead="Extend it with --epochs +5, or train anew.")
         stored = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
         machine = Machine(device=stored.training.device, threads=int(made_by["threads"]))
-        _, ingested, _ = read_pictures(Path(made_by["data"]), stored, machine, watcher, progress=progress)
+        named = reading.read_named(Path(made_by["data"]), stored.data)
+        _, ingested, _ = open_named(named, stored, machine, watcher, progress=progress)
         dataset = _kept_split(ingested.dataset, splits_of(run))
         told = made_by["weights"]
         weights = Weights(

@@ -26,7 +26,7 @@ from pictune.verbs.preparing import (
     check_enough,
     first_network,
     made_by_record,
-    read_pictures,
+    open_named,
     specify,
     splits_record,
 )
@@ -177,6 +177,9 @@ def _start(
 ) -> Run:
     machine = Machine(device=asked.training.device, threads=asked.training.threads)
     gpu = machine.device.type == "cuda"
+    named = reading.read_named(
+        path, asked.data
+    )  # before any weights are downloaded for data that are not there
     allowed = {asked.model.allow_licence} if asked.model.allow_licence else set()
     recipe, weights, reasons = settling.settle_network(
         asked,
@@ -184,7 +187,7 @@ def _start(
         find=lambda network: find_weights(asked.model.weights, network=network, allow_licence=allowed),
     )
     watcher.say(weights.sentence)
-    recipe, ingested, sized = read_pictures(path, recipe, machine, watcher, progress=progress)
+    recipe, ingested, sized = open_named(named, recipe, machine, watcher, progress=progress)
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     dataset = reading.split_pictures(ingested, recipe, clusters)
     check_enough(dataset)
