@@ -134,6 +134,18 @@ def test_a_long_tail_stretches_the_interval_of_a_mean_upward():
     assert number.high - number.value > 1.2 * (number.value - number.low)
 
 
+@pytest.mark.parametrize("groups", [None, np.arange(300) // 2])
+def test_one_dear_image_does_not_stretch_the_interval_of_a_mean_beyond_reason(groups):
+    values = np.full(300, 0.01)
+    values[7] = 16.0
+    number = mean_of(values, groups)
+    units = 300 if groups is None else 150
+    least, most = wilson(1 / units, units, 1.96)
+    dearest = 16.0 if groups is None else 8.0
+    assert dearest * least < number.low < number.value
+    assert number.value < number.high < 1.3 * dearest * most
+
+
 @pytest.mark.parametrize(
     ("values", "groups", "part"),
     [

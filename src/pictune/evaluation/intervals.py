@@ -262,7 +262,9 @@ def bootstrap_mean(
     """A mean of non-negative, long-tailed values, with its bootstrap-t interval (Efron 1981, CJS 9).
 
     Whole clusters are drawn, and each drawn mean is judged by its own standard error. That is what makes the
-    interval reach further up than down when a few images cost much, as they do in a log loss.
+    interval reach further up than down when a few images cost much, as they do in a log loss. It never
+    reaches further than if all the cost were made of images as dear as the dearest one seen: of all values
+    between 0 and a limit, those at its two ends scatter most, and their mean has a Wilson interval.
 
     Args:
         values: (n) one per image, none negative.
@@ -279,14 +281,17 @@ def bootstrap_mean(
     means, errors = _ratio(terms.sum(axis=0)[None])
     drawn = [_ratio(weights @ terms) for weights in _draws(clusters.count, resamples, generator)]
     drawn_means, drawn_errors = (np.concatenate(part) for part in zip(*drawn, strict=True))
-    judged = drawn_errors > 0
-    if errors[0] <= 0 or not judged.any():
+    if errors[0] <= 0:
         return Number(mean, reason="every image has the same value, so nothing shows how far it may be off")
     tail = (1 - confidence) / 2
-    judged_means = (drawn_means[judged] - means[0]) / drawn_errors[judged]
-    few, many = np.quantile(judged_means, [tail, 1 - tail], method="weibull")
-    low, high = mean - many * errors[0], mean - few * errors[0]
-    return Number(mean, min(mean, max(0.0, float(low))), max(mean, float(high)))
+    # Clusters drawn without a single dear one may all be equal: then they stand very far from the mean.
+    judged = (drawn_means - means[0]) / np.maximum(drawn_errors, _NO_VARIANCE * errors[0])
+    few, many = np.quantile(judged, [tail, 1 - tail], method="weibull")
+    costs = total * clusters.count / size.sum()  # one a cluster; their mean is the mean
+    dearest = costs.max()
+    least, most = dearest * np.array(wilson(mean / dearest, clusters.count, clusters.quantile(confidence)))
+    low, high = max(least, mean - many * errors[0]), min(most, mean - few * errors[0])
+    return Number(mean, min(mean, float(low)), max(mean, float(high)))
 
 
 def _ratio(terms: Floats) -> tuple[Floats, Floats]:
