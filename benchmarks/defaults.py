@@ -1,11 +1,14 @@
-"""Which network learns most from scratch in the same processor time?
+"""Which network, and which way of training, learns most from scratch in the same processor time?
 
-    python benchmarks/defaults.py --folder signs/ --voc bccd/ [--seconds 150] [--seeds 3]
+    python benchmarks/defaults.py --folder signs/ --voc bccd/ --masks camvid/ [--seconds 150] [--seeds 3]
+    python benchmarks/defaults.py --folder signs/ --masks camvid/ --table ways
 
 Each candidate is trained by `pictune train` on the same split, for as many epochs as fit into the given
 seconds of processor time (on one thread, so that neighbours on the machine do not count), and judged on
 the test split. ``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the
-pictures, grouped by the photograph they come from. Printed: a table of test accuracies over seeds.
+pictures, grouped by the photograph they come from; ``--masks`` takes photographs with masks in folders
+train, val and test, and the things on them become the pictures. Without any, the demo's digits are
+drawn. Printed: test accuracies over seeds.
 """
 
 from __future__ import annotations
@@ -15,26 +18,45 @@ import statistics
 import tempfile
 import time
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 import pictune
+from pictune.data.digits import draw_digits
 
-CANDIDATES = (
-    ("cnn", 96),
-    ("cnn", 128),
-    ("resnet10t", 96),
-    ("regnetx_002", 96),
-    ("mobilenetv4_conv_small", 96),
-    ("edgenext_xx_small", 96),
-)
+# What is compared: network, pixels a side, settings
+TABLES = {
+    "networks": [
+        ("cnn", 96, []),
+        ("resnet9", 64, []),
+        ("resnet9", 96, []),
+        ("resnet9", 128, []),
+        ("resnet10t", 96, []),
+        ("resnet18", 96, []),
+        ("mobilenetv4_conv_small", 96, []),
+    ],
+    "ways": [
+        ("resnet9", 96, []),
+        ("resnet9", 96, ["augmentation.preset=light"]),
+        ("resnet9", 96, ["augmentation.preset=heavy"]),
+        ("resnet9", 96, ["mixing.name=cutmix", "mixing.probability=0.5"]),
+        ("resnet9", 96, ["loss.name=label_smoothed"]),
+        ("resnet9", 96, ["schedule.name=one_cycle"]),
+        ("resnet9", 96, ["schedule.name=constant"]),
+        ("resnet9", 96, ["optimizer.name=sgd"]),
+    ],
+}
 FIXED = [
     "training.threads=1",
-    "training.precision=fp32",
+    "training.precision=bf16",
     "training.memory_format=channels_last",
     "data.max_bad=1.0",
 ]
+MASKED = {"train": 250, "val": 70, "test": 110}  # most things of a class cut out of a split
+SMALLEST, LARGEST = 24, 240  # pixels, the longer side of a thing that is cut out
 
 
 def crops(voc: Path, folder: Path, *, most: int) -> None:
@@ -55,6 +77,31 @@ def crops(voc: Path, folder: Path, *, most: int) -> None:
             counts[name] = counts.get(name, 0) + 1
             (folder / name).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(folder / name / f"{page.stem}-{number}.png"), piece)
+
+
+def things(masks: Path, folder: Path) -> None:
+    """Cuts out what stands alone on a mask, with some of its surroundings; its number is its class."""
+    for split, most in MASKED.items():
+        counts: Counter[int] = Counter()
+        pages = sorted((masks / "masks" / split).glob("*.png"))
+        np.random.default_rng(0).shuffle(pages)
+        for page in pages:
+            mask = cv2.imread(str(page), cv2.IMREAD_UNCHANGED)
+            photograph = cv2.imread(str(masks / "images" / split / f"{page.stem}.jpg"))
+            for kind in set(np.unique(mask)) - {0, 11}:  # neither sky nor what has no label
+                boxes = cv2.connectedComponentsWithStats((mask == kind).astype(np.uint8))[2][1:]
+                for number, (left, top, width, height, _) in enumerate(boxes):
+                    longer = max(width, height)
+                    if not SMALLEST <= longer <= LARGEST or counts[kind] >= most:
+                        continue
+                    counts[kind] += 1
+                    side = min(round(1.25 * longer), *mask.shape)
+                    x = int(np.clip(left + (width - side) // 2, 0, mask.shape[1] - side))
+                    y = int(np.clip(top + (height - side) // 2, 0, mask.shape[0] - side))
+                    place = folder / split / str(kind)
+                    place.mkdir(parents=True, exist_ok=True)
+                    piece = photograph[y : y + side, x : x + side]
+                    cv2.imwrite(str(place / f"{page.stem}-{number}.png"), piece)
 
 
 def accuracy(run: pictune.Run) -> float:
@@ -80,40 +127,55 @@ def trained(
     return accuracy(run), time.process_time() - before
 
 
+def compare(title: str, folder: Path, more: list[str], given: argparse.Namespace, runs: Path) -> None:
+    """Trains all candidates on one set of pictures and prints a line for each."""
+    print(f"\n{title}: test accuracy after {given.seconds:.0f} s on one thread\n", flush=True)
+    print(
+        "| network | pixels | settings | epochs | mean | each seed |\n|---|---|---|---|---|---|", flush=True
+    )
+    for name, size, settings in TABLES[given.table]:
+        fixed = [*more, *settings]
+        short, longer = (
+            trained(folder, name, size, epochs=n, seed=0, runs=runs, more=fixed)[1] for n in (1, 2)
+        )
+        epoch = max(longer - short, 1e-3)
+        epochs = max(2, round((given.seconds - (short - epoch)) / epoch))
+        scores = [
+            trained(folder, name, size, epochs=epochs, seed=seed, runs=runs, more=fixed)[0]
+            for seed in range(given.seeds)
+        ]
+        each = ", ".join(f"{score:.3f}" for score in scores)
+        told = ", ".join(settings) or "as they are"
+        print(f"| {name} | {size} | {told} | {epochs} | {statistics.mean(scores):.3f} | {each} |", flush=True)
+
+
 def main() -> None:
-    """Trains all candidates on all data and prints a table for each."""
+    """Prints a table for each set of pictures."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, action="append", default=[])
     parser.add_argument("--voc", type=Path, action="append", default=[])
+    parser.add_argument("--masks", type=Path, action="append", default=[])
+    parser.add_argument("--table", choices=sorted(TABLES), default="networks")
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--set", action="append", default=[], dest="more")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
-        data = {folder.name: (folder, list(given.more)) for folder in given.folder}
+        runs = place / "runs"
+        if not (given.folder or given.voc or given.masks):
+            digits = draw_digits(place / "digits", images=1000, size=64)
+            compare("digits of the demo", digits, ["data.group_by=group"], given, runs)
+        for folder in given.folder:
+            compare(folder.name, folder, [], given, runs)
         for voc in given.voc:
             crops(voc, place / voc.name, most=600)
-            grouped = [*given.more, "data.group_by=re:/([^/]+)-[0-9]+[.]png$"]
-            data[f"{voc.name} crops"] = (place / voc.name, grouped)
-        for title, (folder, more) in data.items():
-            print(f"\n{title}: test accuracy after {given.seconds:.0f} s on one thread\n", flush=True)
-            print("| network | pixels | epochs | mean | each seed |\n|---|---|---|---|---|", flush=True)
-            for name, size in CANDIDATES:
-                short, longer = (
-                    trained(folder, name, size, epochs=n, seed=0, runs=place / "runs", more=more)[1]
-                    for n in (1, 2)
-                )
-                epoch = max(longer - short, 1e-3)
-                epochs = max(2, round((given.seconds - (short - epoch)) / epoch))
-                scores = [
-                    trained(folder, name, size, epochs=epochs, seed=seed, runs=place / "runs", more=more)[0]
-                    for seed in range(given.seeds)
-                ]
-                each = ", ".join(f"{score:.3f}" for score in scores)
-                print(f"| {name} | {size} | {epochs} | {statistics.mean(scores):.3f} | {each} |", flush=True)
+            grouped = ["data.group_by=re:/([^/]+)-[0-9]+[.]png$"]
+            compare(f"{voc.name} crops", place / voc.name, grouped, given, runs)
+        for masks in given.masks:
+            things(masks, place / masks.name)
+            compare(f"{masks.name} things", place / masks.name, ["data.allow_leaks=true"], given, runs)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from torch import nn
 from pictune.errors import RecipeError
 from pictune.models.backbones import build_network, describe, embed
 from pictune.models.blueprint import Backbone, draw_blueprint
-from pictune.models.cnn import Cnn
+from pictune.models.cnn import OWN, Residual, cnn, resnet9
 from pictune.models.preprocess import Preprocess
 
 # name, pixels a side, pooled features
 NETWORKS = [
     ("cnn", 32, 512),
+    ("resnet9", 32, 512),
     ("resnet18", 32, 512),
     ("inception_v3", 75, 2048),
     ("convnext_atto", 32, 320),
@@ -82,7 +83,7 @@ def test_a_size_that_fails_comes_with_one_that_works(name, size, says, instead):
     assert instead in caught.value.instead
 
 
-@pytest.mark.parametrize(("name", "size"), [("inception_v3", 75), ("vgg11", 32), ("cnn", 32)])
+@pytest.mark.parametrize(("name", "size"), [("inception_v3", 75), ("vgg11", 32), ("resnet9", 32)])
 def test_the_smallest_size_that_is_named_works(name, size):
     assert draw_blueprint(name, dropout=0, stochastic_depth=0).obstacle(size) == ""
 
@@ -144,10 +145,12 @@ def test_descriptions_agree_with_the_networks():
     network.reset_classifier(0)
     assert described.parameters == sum(p.numel() for p in network.parameters())
 
-    ours = describe("cnn")
-    assert ours.licence is None
-    assert ours.tag == ""
-    assert ours.parameters == sum(p.numel() for p in Cnn(outputs=0).parameters())
+
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_networks_are_described(name):
+    ours = describe(name)
+    assert (ours.name, ours.licence, ours.tag) == (name, None, "")
+    assert ours.parameters == sum(p.numel() for p in OWN[name](outputs=0).parameters())
 
 
 def test_a_tag_chooses_its_own_card():
@@ -157,11 +160,11 @@ def test_a_tag_chooses_its_own_card():
         describe("resnet")
 
 
-# ---------------------------------------------------------------- our own network
+# ---------------------------------------------------------------- our own networks
 
 
 def test_cnn_takes_its_stages_by_keyword():
-    network = Cnn(outputs=4, widths=(8, 16), blocks=2, dropout=0.5)
+    network = cnn(outputs=4, widths=(8, 16), blocks=2, dropout=0.5)
     assert network(torch.rand(2, 3, 12, 10)).shape == (2, 4)
     assert network.forward_features(torch.rand(1, 3, 12, 8)).shape == (1, 16, 3, 2)
     assert len([m for m in network.modules() if isinstance(m, nn.Conv2d)]) == 4
@@ -169,9 +172,20 @@ def test_cnn_takes_its_stages_by_keyword():
     assert network(torch.rand(2, 3, 12, 10)).shape == (2, 16)
 
 
-def test_cnn_learns_the_colour_of_squares():
+def test_resnet9_ends_its_last_three_stages_in_a_residual_block():
+    network = resnet9(outputs=4, widths=(8, 8, 16, 16))
+    assert network(torch.rand(2, 3, 24, 20)).shape == (2, 4)
+    assert network.forward_features(torch.rand(1, 3, 32, 16)).shape == (1, 16, 2, 1)
+    blocks = [stage[-1] for stage in network.stages if isinstance(stage[-1], Residual)]
+    assert len(blocks) == 3
+    features = torch.rand(2, 8, 5, 5)
+    assert torch.equal(blocks[0].train()(features), features), "at first it changes nothing"
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_networks_learn_the_colour_of_squares(name):
     torch.manual_seed(0)
-    network = Cnn(outputs=2, widths=(8, 16))
+    network = OWN[name](outputs=2, widths=(8, 16))
     labels = torch.arange(16) % 2
     images = torch.rand(16, 3, 16, 16) * 0.2
     images[labels == 1, 0] += 0.8

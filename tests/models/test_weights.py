@@ -22,7 +22,7 @@ from safetensors.torch import save, save_file
 
 from pictune.errors import MachineError, WeightsError
 from pictune.models.backbones import build_network
-from pictune.models.cnn import Cnn
+from pictune.models.cnn import OWN
 from pictune.models.licences import PERMISSIVE, check_licence
 from pictune.models.weights import Weights, differences, find_weights, read_tensors
 
@@ -237,7 +237,7 @@ def test_a_cached_file_that_changed_is_refused(tmp_path, checkpoint):
     assert str(tmp_path / "models--timm--test_resnet.r160_in1k") in str(caught.value)
 
 
-@pytest.mark.parametrize("network", ["cnn", "gcvit_tiny"])
+@pytest.mark.parametrize("network", [*OWN, "gcvit_tiny"])
 def test_networks_nobody_publishes(tmp_path, network):
     with pytest.raises(WeightsError, match="nobody publishes"):
         ask(NOWHERE, tmp_path, network=network)
@@ -342,12 +342,13 @@ def test_a_transformer_of_another_size_is_resampled(tmp_path):
     assert network.pos_embed.shape[1] == 1 + (64 // 16) ** 2
 
 
-def test_our_own_network_takes_files_too(tmp_path):
-    path, mine = tmp_path / "w.safetensors", Cnn(outputs=4)
+@pytest.mark.parametrize("name", OWN)
+def test_our_own_networks_take_files_too(tmp_path, name):
+    path, mine = tmp_path / "w.safetensors", OWN[name](outputs=4)
     save_file(mine.state_dict(), path)
-    kept = build_network("cnn", outputs=4, image_size=32, weights=from_file(path))
+    kept = build_network(name, outputs=4, image_size=32, weights=from_file(path))
     assert torch.equal(kept.fc.weight, mine.fc.weight)
-    assert build_network("cnn", outputs=2, image_size=32, weights=from_file(path)).fc.out_features == 2
+    assert build_network(name, outputs=2, image_size=32, weights=from_file(path)).fc.out_features == 2
 
 
 def changed(state: dict[str, torch.Tensor], how: str) -> dict[str, torch.Tensor]:

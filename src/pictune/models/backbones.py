@@ -1,4 +1,4 @@
-"""Networks for classification: `cnn`, or any backbone of timm, by name.
+"""Networks for classification: our own small ones, or any backbone of timm, by name.
 
 Shapes: n images, 3 x s x s pixels, d pooled features, k outputs.
 """
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from pictune.errors import WeightsError
 from pictune.models.blueprint import (
-    CNN_SIZE,
     MISFIT,
+    OWN_SIZE,
     Backbone,
     Blueprint,
     check_size,
     draw_blueprint,
     network_card,
 )
-from pictune.models.cnn import Cnn
+from pictune.models.cnn import OWN
 from pictune.models.hub import brief
 from pictune.models.weights import Weights, differences, read_tensors
 
@@ -67,7 +67,7 @@ def build_network(
     """Builds a network, with its first weights, that is known to work at this image size.
 
     Args:
-        name: ``cnn``, or a name of timm's, with a tag (``resnet18.a1_in1k``) or without.
+        name: ``cnn``, ``resnet9``, or a name of timm's, with a tag (``resnet18.a1_in1k``) or without.
         outputs: How many numbers the last layer gives, at least 1.
         image_size: Pixels a side.
         dropout: Share of the pooled features set to zero while training, 0 up to 1.
@@ -110,9 +110,9 @@ def describe(name: str) -> Description:
     Raises:
         RecipeError: When there is no such network.
     """
-    if name == "cnn":
-        parameters = _count(Cnn(outputs=0))
-        return Description("cnn", parameters, CNN_SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "")
+    if name in OWN:
+        parameters = _count(OWN[name](outputs=0))
+        return Description(name, parameters, OWN_SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), None, "")
     card = network_card(name)
     with torch.device("meta"):  # shapes without memory: even a billion parameters are counted at once
         parameters = _count(timm.create_model(name, num_classes=0))

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from pictune.errors import RecipeError
-from pictune.models.cnn import Cnn
+from pictune.models.cnn import OWN
 from pictune.models.hub import brief
 from pictune.settings import suggestion
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
-CNN_SIZE = 64  # pixels a side that the small network of ours likes
+OWN_SIZE = 64  # pixels a side that our own small networks like
 STEP = 32  # most networks halve their input five times
 FARTHEST = 9  # patches up and down within which a size that works is looked for
 
@@ -80,8 +80,8 @@ class Blueprint:
 
     def make(self, outputs: int, *, image_size: int, tensors: dict[str, Tensor] | None = None) -> nn.Module:
         """The network, at random or from tensors; 0 outputs leave the last layer out."""
-        if self.name == "cnn":
-            network: nn.Module = Cnn(outputs=outputs, dropout=self.rates["drop_rate"])
+        if self.name in OWN:
+            network: nn.Module = OWN[self.name](outputs=outputs, dropout=self.rates["drop_rate"])
             if tensors is not None:
                 network.load_state_dict(tensors)
             return network
@@ -140,12 +140,11 @@ def draw_blueprint(name: str, *, dropout: float, stochastic_depth: float) -> Blu
     Raises:
         RecipeError: For an unknown name, or for rates above zero that the network would ignore.
     """
-    if name == "cnn":
-        _check_rates(
-            Cnn(outputs=2, dropout=dropout), name, dropout=dropout, stochastic_depth=stochastic_depth
-        )
+    if name in OWN:
+        own = OWN[name](outputs=2, dropout=dropout)
+        _check_rates(own, name, dropout=dropout, stochastic_depth=stochastic_depth)
         return Blueprint(
-            name, {"drop_rate": dropout}, CNN_SIZE, fixed_size=False, last_layer="fc", default_outputs=0
+            name, {"drop_rate": dropout}, OWN_SIZE, fixed_size=False, last_layer="fc", default_outputs=0
         )
     card = network_card(name)
     rates = {"drop_rate": dropout, "drop_path_rate": stochastic_depth}
@@ -272,10 +271,11 @@ def network_card(name: str) -> PretrainedCfg:
         )
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        near = suggestion(architecture, ["cnn", *timm.list_models()])
+        near = suggestion(architecture, [*OWN, *timm.list_models()])
         raise RecipeError(
             f"there is no network called {architecture!r}{near}",
-            instead="Name cnn or any of timm's networks: resnet18, convnext_atto, vit_tiny_patch16_224, ...",
+            instead=f"Name {', '.join(OWN)} or any of timm's networks: resnet18, convnext_atto, "
+            "vit_tiny_patch16_224, ...",
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:

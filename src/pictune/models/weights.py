@@ -137,7 +137,9 @@ def _published(network: str) -> Published:
     """
     import timm
 
-    card = None if network == "cnn" else timm.get_pretrained_cfg(network)
+    from pictune.models.cnn import OWN
+
+    card = None if network in OWN else timm.get_pretrained_cfg(network)
     if card is None or not card.hf_hub_id:
         raise UnavailableError(
             f"nobody publishes weights for {network} on the hub",
