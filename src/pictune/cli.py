@@ -193,7 +193,7 @@ def train(
     data: Annotated[
         Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")
     ],
-    model: Annotated[str | None, typer.Option(help="cnn, or any timm backbone.")] = None,
+    model: Annotated[str | None, typer.Option(help="cnn, resnet9, or any timm backbone.")] = None,
     weights: Annotated[str | None, typer.Option(help="auto, hub, none, or a file.")] = None,
     image_size: Annotated[
         int | None, typer.Option(help="Side of the square the network sees, pixels.")

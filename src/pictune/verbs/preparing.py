@@ -41,10 +41,17 @@ class Prepared:
 
 
 def open_named(
-    named: Dataset, recipe: Recipe, machine: Machine, watcher: Watcher, *, progress: reading.Progress | None
+    named: Dataset,
+    recipe: Recipe,
+    machine: Machine,
+    watcher: Watcher,
+    *,
+    scratch: bool,
+    progress: reading.Progress | None,
 ) -> tuple[Recipe, Ingested, dict[str, str]]:
     """Opens the pictures that were named; the image size must be chosen before they are stored."""
-    recipe, reasons = settling.settle_size(recipe, _probed(named), gpu=machine.device.type == "cuda")
+    gpu = machine.device.type == "cuda"
+    recipe, reasons = settling.settle_size(recipe, _probed(named), gpu=gpu, scratch=scratch)
     side = side_of(int(recipe.model.image_size))
     ingested = reading.open_pictures(
         named, recipe.data, side=side, threads=machine.threads, progress=progress

@@ -61,9 +61,11 @@ def go_on(
         stored = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
         machine = Machine(device=stored.training.device, threads=int(made_by["threads"]))
         named = reading.read_named(Path(made_by["data"]), stored.data)
-        _, ingested, _ = open_named(named, stored, machine, watcher, progress=progress)
-        dataset = _kept_split(ingested.dataset, splits_of(run))
         told = made_by["weights"]
+        _, ingested, _ = open_named(
+            named, stored, machine, watcher, scratch=told["kind"] == "none", progress=progress
+        )
+        dataset = _kept_split(ingested.dataset, splits_of(run))
         weights = Weights(
             told["kind"],
             told["source"],

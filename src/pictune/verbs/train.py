@@ -83,7 +83,7 @@ def train(
         data: A folder of class folders, or a table of paths and labels; or a run, to go on with it.
         recipe: A YAML recipe; what it leaves out takes its default.
         settings: Texts such as ``loss.gamma=2``; every setting: ``pictune recipe``.
-        model: ``cnn`` or any timm backbone.
+        model: ``cnn``, ``resnet9`` or any timm backbone.
         weights: ``auto``, ``hub``, ``none`` or a file.
         image_size: Side of the square the network sees, pixels.
         epochs: Passes over the training pictures; ``"+5"`` extends a finished run by five.
@@ -187,7 +187,9 @@ def _start(
         find=lambda network: find_weights(asked.model.weights, network=network, allow_licence=allowed),
     )
     watcher.say(weights.sentence)
-    recipe, ingested, sized = open_named(named, recipe, machine, watcher, progress=progress)
+    recipe, ingested, sized = open_named(
+        named, recipe, machine, watcher, scratch=weights.kind == "none", progress=progress
+    )
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     dataset = reading.split_pictures(ingested, recipe, clusters)
     check_enough(dataset)

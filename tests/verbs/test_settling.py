@@ -1,0 +1,159 @@
+"""What `auto` becomes: by rule, with its reason; and what a user said is never touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pictune.data.sample import Dataset, Labels, Sample
+from pictune.errors import RecipeError
+from pictune.models.weights import Weights
+from pictune.recipes import Recipe, read_recipe
+from pictune.verbs import settling
+from pictune.verbs.tables import TABLES
+
+
+def recipe(**sections) -> Recipe:
+    return read_recipe(sections, TABLES)
+
+
+def pictures(counts: dict[str, int], *, side: int = 200, multilabel: bool = False) -> Dataset:
+    """So many pictures of each class, all of them to learn from."""
+    samples = [
+        Sample(f"{name}/{i}.png", Path(), Labels((name,)), width=side + 50, height=side)
+        for name, count in counts.items()
+        for i in range(count)
+    ]
+    splits = {"train": tuple(range(len(samples)))}
+    return Dataset(Path(), "folders", "classification", tuple(counts), tuple(samples), multilabel, splits)
+
+
+def weights(kind: str):
+    """A search for weights that always ends like this; it notes for which networks it was asked."""
+    asked: list[str] = []
+
+    def find(network: str) -> Weights:
+        asked.append(network)
+        return Weights(kind, network, None, None, "", "")
+
+    return find, asked
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "gpu", "name", "asked", "reason"),
+    [
+        ({}, "none", False, "resnet9", "mobilenetv4_conv_small", "no pretrained weights could be had"),
+        ({}, "none", True, "resnet9", "resnet50", "no pretrained weights could be had"),
+        ({}, "hub", False, "mobilenetv4_conv_small", "mobilenetv4_conv_small", "pretrained"),
+        ({}, "hub", True, "resnet50", "resnet50", "pretrained"),
+        ({"weights": "none"}, "none", False, "resnet9", "resnet9", "from scratch"),
+        ({"name": "vgg11"}, "none", False, "vgg11", "vgg11", None),
+        ({"name": "vgg11", "weights": "w.pth"}, "file", True, "vgg11", "vgg11", None),
+    ],
+)
+def test_the_network_follows_from_what_weights_can_be_had(given, kind, gpu, name, asked, reason):
+    find, networks = weights(kind)
+    settled, found, reasons = settling.settle_network(recipe(model=given), gpu=gpu, find=find)
+    assert (settled.model.name, networks, found.kind) == (name, [asked], kind)
+    assert (reason is None) == (reasons == {})
+    assert reason is None or reason in reasons["model.name"]
+
+
+def test_a_file_of_weights_needs_the_name_of_its_network():
+    find, networks = weights("file")
+    with pytest.raises(RecipeError, match="of which network"):
+        settling.settle_network(recipe(model={"weights": "w.pth"}), gpu=False, find=find)
+    assert networks == []
+
+
+@pytest.mark.parametrize(
+    ("side", "gpu", "scratch", "size"),
+    [
+        (20, False, True, 64),
+        (84, False, True, 96),
+        (83, False, True, 64),
+        (3000, False, True, 96),
+        (3000, False, False, 128),
+        (100, False, False, 96),
+        (3000, True, True, 224),
+        (150, True, False, 128),
+    ],
+)
+def test_the_size_is_the_largest_that_the_pictures_fill(side, gpu, scratch, size):
+    dataset = pictures({"a": 3, "b": 4}, side=side)
+    settled, reasons = settling.settle_size(recipe(), dataset, gpu=gpu, scratch=scratch)
+    assert settled.model.image_size == size
+    assert f"shorter side of {side} pixels" in reasons["model.image_size"]
+
+
+def test_where_no_picture_could_be_opened_the_size_is_the_usual_one():
+    empty = pictures({"a": 0, "b": 0})
+    assert settling.settle_size(recipe(), empty, gpu=False, scratch=True)[0].model.image_size == 96
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs", "batch"), [(20, 100, 8), (600, 100, 32), (3000, 50, 32), (50_000, 15, 32)]
+)
+def test_epochs_and_batches_follow_from_how_many_pictures_there_are(count, epochs, batch):
+    dataset = pictures({"a": count // 2, "b": count // 2})
+    settled, reasons = settling.settle_training(recipe(), dataset, gpu=False)
+    assert (settled.training.epochs, settled.training.batch_size) == (epochs, batch)
+    assert f"{count:,} pictures" in reasons["training.epochs"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "multilabel", "chosen", "loss"),
+    [
+        ({"a": 40, "b": 14}, False, "accuracy", "cross_entropy"),
+        ({"a": 42, "b": 14}, False, "macro_f1", "cross_entropy"),
+        ({"a": 40, "b": 40}, True, "macro_f1", "binary_cross_entropy"),
+        ({"a": 40, "b": 40, "c": 0}, False, "accuracy", "cross_entropy"),
+    ],
+)
+def test_uneven_classes_are_judged_by_macro_f1(counts, multilabel, chosen, loss):
+    dataset = pictures(counts, multilabel=multilabel)
+    settled, _ = settling.settle_training(recipe(), dataset, gpu=False)
+    assert (settled.training.select_by, settled.loss.name) == (chosen, loss)
+
+
+def test_what_was_given_stays_and_needs_no_reason():
+    given = recipe(
+        model={"name": "cnn", "image_size": 48},
+        loss={"name": "focal", "gamma": 1.5},
+        optimizer={"name": "sgd", "learning_rate": 0.1},
+        schedule={"name": "step"},
+        mixing={"name": "mixup"},
+        augmentation={"preset": "heavy"},
+        training={"epochs": 3, "batch_size": 5, "select_by": "log_loss"},
+    )
+    dataset = pictures({"a": 100, "b": 3})
+    settled, reasons = settling.settle_size(given, dataset, gpu=False, scratch=True)
+    settled, more = settling.settle_training(settled, dataset, gpu=False)
+    assert (reasons, more) == ({}, {})
+    for section in ("model", "augmentation", "training"):
+        assert getattr(settled, section) == getattr(given, section)
+    assert (settled.loss.name, settled.loss.settings["gamma"]) == ("focal", 1.5)
+    assert (settled.optimizer.name, settled.optimizer.settings["learning_rate"]) == ("sgd", 0.1)
+    assert (settled.schedule.name, settled.mixing.name) == ("step", "mixup")
+
+
+def test_settings_that_do_not_fit_what_auto_chose_are_named():
+    given = recipe(loss={"gamma": 2}, optimizer={"momentum": 0.5})
+    with pytest.raises(RecipeError) as caught:
+        settling.settle_training(given, pictures({"a": 9, "b": 9}), gpu=False)
+    told = str(caught.value)
+    assert "loss.gamma" in told
+    assert "optimizer.momentum" in told
+    assert "--set loss.name=focal" in told
+
+
+def test_rare_classes_weigh_and_are_drawn_more():
+    targets = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
+    assert settling.class_weights(targets) == pytest.approx([2 / 3, 2])
+    assert settling.draw_weights(targets) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+    both = np.array([[1, 0], [1, 1], [1, 0], [0, 0]], np.float32)
+    drawn = settling.draw_weights(both)
+    assert drawn[1] > drawn[0]
+    assert drawn[3] == drawn.min(), "a picture without any label is drawn like the commonest"
