@@ -36,16 +36,13 @@ TABLES = {
         ("resnet9", 128, []),
         ("resnet10t", 96, []),
         ("resnet18", 96, []),
-        ("mobilenetv4_conv_small", 96, []),
     ],
     "ways": [
         ("resnet9", 96, []),
-        ("resnet9", 96, ["augmentation.preset=light"]),
         ("resnet9", 96, ["augmentation.preset=heavy"]),
         ("resnet9", 96, ["mixing.name=cutmix", "mixing.probability=0.5"]),
         ("resnet9", 96, ["loss.name=label_smoothed"]),
         ("resnet9", 96, ["schedule.name=one_cycle"]),
-        ("resnet9", 96, ["schedule.name=constant"]),
         ("resnet9", 96, ["optimizer.name=sgd"]),
     ],
 }
