@@ -25,8 +25,14 @@ import cv2
 import numpy as np
 
 import pictune
+from pictune.data.augmentation import PRESETS
 from pictune.data.digits import draw_digits
 
+# The steps of ``medium``, with crops as small as those of ``heavy``
+CROPPED = [
+    dict(step) if step["name"] != "random_resized_crop" else {**step, "scale": [0.35, 1.0]}
+    for step in PRESETS["medium"]
+]
 # What is compared: network, pixels a side, settings
 TABLES = {
     "networks": [
@@ -39,11 +45,9 @@ TABLES = {
     ],
     "ways": [
         ("resnet9", 96, []),
+        ("resnet9", 96, [f"augmentation.steps={CROPPED}", "augmentation.preset=custom"]),
         ("resnet9", 96, ["augmentation.preset=heavy"]),
         ("resnet9", 96, ["mixing.name=cutmix", "mixing.probability=0.5"]),
-        ("resnet9", 96, ["loss.name=label_smoothed"]),
-        ("resnet9", 96, ["schedule.name=one_cycle"]),
-        ("resnet9", 96, ["optimizer.name=sgd"]),
     ],
 }
 FIXED = [
@@ -142,7 +146,7 @@ def compare(title: str, folder: Path, more: list[str], given: argparse.Namespace
             for seed in range(given.seeds)
         ]
         each = ", ".join(f"{score:.3f}" for score in scores)
-        told = ", ".join(settings) or "as they are"
+        told = ", ".join(settings).replace(str(CROPPED), "medium, smaller crops") or "as they are"
         print(f"| {name} | {size} | {told} | {epochs} | {statistics.mean(scores):.3f} | {each} |", flush=True)
 
 

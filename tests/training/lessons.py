@@ -16,9 +16,10 @@ from pictune.models.losses import LOSSES
 from pictune.run import Journal
 from pictune.tasks.answering import answer
 from pictune.tasks.classification import Classification
-from pictune.training.fitting import Fit, Plan
+from pictune.training.fitting import Fit
 from pictune.training.machine import Arithmetic, Machine
 from pictune.training.optimizers import OPTIMIZERS
+from pictune.training.plan import Plan
 from pictune.training.schedules import SCHEDULES
 
 SIDE, CLASSES, TRAIN, VAL = 6, ("a", "b", "c"), 24, 9

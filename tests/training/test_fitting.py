@@ -13,10 +13,12 @@ from lessons import TRAIN, Recorder, left_behind, lesson, loader, tiny
 from torch.nn import functional as F
 
 from pictune.errors import DivergedError, MachineError, StoppedError
+from pictune.training import checkpoints, fitting
 from pictune.training.checkpoints import below, load_checkpoint
-from pictune.training.fitting import Plan, best_weights, fit
+from pictune.training.fitting import best_weights, fit
 from pictune.training.machine import Arithmetic
 from pictune.training.optimizers import OPTIMIZERS
+from pictune.training.plan import Plan
 
 
 def weights_of(network) -> torch.Tensor:
@@ -34,6 +36,23 @@ class Teaching:
         self.seen.append(weights_of(network).clone())
         at = len(self.seen) - 1
         return {"accuracy": 0.5, "log_loss": 1.0} | {name: row[at] for name, row in self._scores.items()}
+
+
+class Clock:
+    """Time that passes only where a test says so; and a count of the checkpoints."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, saving: float) -> None:
+        self.now, self.saved = 0.0, 0
+        save = checkpoints.save_checkpoint
+
+        def slowly(path, *given) -> None:
+            save(path, *given)
+            if path.name == "last.safetensors":
+                self.now += saving
+                self.saved += 1
+
+        monkeypatch.setattr(fitting.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(checkpoints, "save_checkpoint", slowly)
 
 
 # ---------------------------------------------------------------- a step
@@ -341,11 +360,39 @@ def test_many_pictures_are_named_up_to_a_limit(tmp_path):
 
 
 def test_a_validation_that_is_no_number_keeps_the_last_checkpoint(tmp_path):
-    job = lesson(tmp_path, network=tiny(), validate=Teaching(log_loss=[1.0, math.nan]))
+    validate = Teaching(log_loss=[1.0, math.nan])
+    plan = Plan(cycles=(2,), checkpoint_seconds=0.0)
+    job = lesson(tmp_path, network=tiny(), validate=validate, plan=plan)
     with pytest.raises(DivergedError, match="epoch 2 are no numbers any more"):
         fit(job)
     assert load_checkpoint(tmp_path / "last.safetensors")[1]["progress"]["epoch"] == 1
     assert len(job.journal.lines("epoch")) == 1
+
+
+@pytest.mark.parametrize(
+    ("saving", "interval", "saved"),
+    [
+        (0.0, 300, 1 + 12),  # costs nothing: after every epoch
+        (0.12, 300, 1 + 4),  # its twentieth-fold has passed after three epochs of a second
+        (5.0, 300, 1 + 1),  # only when all is done
+        (5.0, 5, 1 + 2),  # but never later than the interval allows
+    ],
+)
+def test_checkpoints_take_a_small_share_of_the_time(tmp_path, monkeypatch, saving, interval, saved):
+    clock = Clock(monkeypatch, saving=saving)
+    scores = Teaching(accuracy=[number / 12 for number in range(12)])
+
+    def validate(network):
+        clock.now += 1.0
+        return scores(network)
+
+    plan = Plan(cycles=(12,), checkpoint_seconds=interval)
+    progress = fit(lesson(tmp_path, network=tiny(), validate=validate, plan=plan))
+    assert clock.saved == saved
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-11.safetensors"]
+    kept = tiny(seed=1)
+    kept.load_state_dict(best_weights(tmp_path, progress))
+    assert torch.equal(weights_of(kept), scores.seen[11])
 
 
 # ---------------------------------------------------------------- memory

@@ -12,8 +12,9 @@ from lessons import Recorder, left_behind, lesson, loader, tiny
 
 from pictune.errors import StoppedError
 from pictune.training import checkpoints
-from pictune.training.fitting import Fit, Plan, fit
+from pictune.training.fitting import Fit, fit
 from pictune.training.optimizers import OPTIMIZERS
+from pictune.training.plan import Plan
 
 
 class Killed(BaseException):

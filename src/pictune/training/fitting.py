@@ -24,49 +24,12 @@ from pictune.training import checkpoints
 from pictune.training.averaging import MovingAverage
 from pictune.training.machine import Arithmetic, Machine, addressed_randomness, is_out_of_memory, place
 from pictune.training.optimizers import MakeOptimizer, parameter_groups
+from pictune.training.plan import Plan
 from pictune.training.schedules import Schedule
 
 HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "log_loss": False}
 MOST_HALVINGS = 3
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how carefully the weights move.
-
-    Args:
-        cycles: Epochs of each run of the schedule; more than one after a run was extended.
-        accumulate: Batches whose gradients make one step.
-        clip: Largest norm of the gradient; 0 for none.
-        ema: Decay of the averaged weights; 0 for none.
-        early_stopping: Epochs without gain before stopping; 0 for never.
-        select_by: Which of the task's quick numbers chooses the best weights.
-        seed: Where all randomness starts.
-        checkpoint_seconds: Longest time between two checkpoints.
-    """
-
-    cycles: tuple[int, ...]
-    accumulate: int = 1
-    clip: float = 0.0
-    ema: float = 0.0
-    early_stopping: int = 0
-    select_by: str = "accuracy"
-    seed: int = 0
-    checkpoint_seconds: float = 300.0
-
-    @property
-    def epochs(self) -> int:
-        """All epochs of all cycles."""
-        return sum(self.cycles)
-
-    def place(self, done: float) -> tuple[float, int]:
-        """Where a moment stands in its cycle: epochs done in it, and its length."""
-        start = 0
-        for length in self.cycles:
-            if done < start + length or start + length == self.epochs:
-                return done - start, length
-            start += length
-        raise AssertionError("a plan has at least one cycle")
+SAVING_SHARE = 0.05  # after an epoch a checkpoint is written unless that would take more of the time
 
 
 class Watcher(Protocol):
@@ -167,7 +130,12 @@ def out_of_memory(sentence: str) -> MachineError:
 
 def best_weights(folder: Path, progress: Progress) -> dict[str, torch.Tensor]:
     """The weights that did best on the validation pictures."""
-    return checkpoints.load_checkpoint(folder / f"best-{progress.best_epoch}.safetensors")[0]
+    return checkpoints.load_checkpoint(best_path(folder, progress))[0]
+
+
+def best_path(folder: Path, progress: Progress) -> Path:
+    """Where the weights lie that did best so far."""
+    return folder / f"best-{progress.best_epoch}.safetensors"
 
 
 class _Fitting:
@@ -182,7 +150,8 @@ class _Fitting:
         self.average = MovingAverage(self.network, decay=job.plan.ema) if job.plan.ema else None
         self.highest = [group["lr"] for group in self.optimizer.param_groups]
         self.progress = Progress()
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saving_took = time.monotonic(), 0.0
+        self.unsaved_best: dict[str, torch.Tensor] = {}  # the best weights, until a checkpoint is written
         self.window: list[tuple[int, Batch]] = []  # batches since the last step
 
     @property
@@ -200,8 +169,10 @@ class _Fitting:
         progress.cycles = list(plan.cycles)
         while progress.epoch < plan.epochs and not progress.done:
             self.train_epoch()
-            self.close_epoch()
-            self.heed(self.job.stop())
+            facts = self.close_epoch()
+            signal = self.maybe_save(at_most=self.saving_took / SAVING_SHARE)
+            self.job.watcher.epoch(facts)
+            self.heed(signal)
         return progress
 
     def train_epoch(self) -> None:
@@ -217,7 +188,7 @@ class _Fitting:
             progress.batch += 1
             job.watcher.step(progress.epoch, job.plan.epochs, progress.batch, total, loss)
             if closes:
-                self.maybe_save()
+                self.heed(self.maybe_save())
 
     def learn(self, batch: Batch, *, closes: bool) -> float:
         """One batch: gradients, and a step when ``closes``. Halves the micro-batch when memory runs out."""
@@ -305,8 +276,8 @@ class _Fitting:
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = highest * factor
 
-    def close_epoch(self) -> None:
-        """Validates, keeps the best weights, writes the journal and a checkpoint."""
+    def close_epoch(self) -> dict[str, Any]:
+        """Validates, keeps the best weights, and writes and returns the journal's line."""
         job, progress = self.job, self.progress
         judged = self.average.network if self.average is not None else self.network
         rate = self.optimizer.param_groups[0]["lr"]
@@ -320,9 +291,7 @@ class _Fitting:
         score = sign * quick[job.plan.select_by]
         if not progress.scores or score > max(progress.scores):
             progress.best_epoch = progress.epoch
-            checkpoints.save_checkpoint(
-                job.folder / f"best-{progress.epoch}.safetensors", judged.state_dict(), quick
-            )
+            self.unsaved_best = {name: tensor.clone() for name, tensor in judged.state_dict().items()}
         progress.scores.append(score)
         facts = {
             "epoch": progress.epoch + 1,
@@ -336,14 +305,15 @@ class _Fitting:
         extended = job.plan.epochs - job.plan.cycles[-1]  # an extension waits anew
         waited = progress.epoch - max(progress.best_epoch + 1, extended)
         progress.done = progress.epoch >= job.plan.epochs or 0 < job.plan.early_stopping <= waited
-        self.save()
-        job.watcher.epoch(facts)
+        return facts
 
-    def maybe_save(self) -> None:
+    def maybe_save(self, *, at_most: float = math.inf) -> int:
+        """Saves when the training is done or stopped, or the last time is long ago; returns the signal."""
         signal = self.job.stop()
-        if signal or time.monotonic() - self.saved_at > self.job.plan.checkpoint_seconds:
+        waited = time.monotonic() - self.saved_at
+        if signal or self.progress.done or waited > min(at_most, self.job.plan.checkpoint_seconds):
             self.save()
-        self.heed(signal)
+        return signal
 
     def heed(self, signal: int) -> None:
         """Stops when a signal came; everything is saved by now."""
@@ -354,7 +324,11 @@ class _Fitting:
             )
 
     def save(self) -> None:
-        """Writes the checkpoint, then removes best weights that it no longer names."""
+        """Writes the best weights and the checkpoint that names them, then removes older best ones."""
+        started = time.monotonic()
+        if self.unsaved_best:
+            checkpoints.save_checkpoint(best_path(self.job.folder, self.progress), self.unsaved_best, {})
+            self.unsaved_best = {}
         self.progress.journal = self.job.journal.sync()
         memory, plain = checkpoints.pack_optimizer(self.optimizer)
         tensors = {
@@ -371,9 +345,10 @@ class _Fitting:
         }
         checkpoints.save_checkpoint(self.last, tensors, facts)
         for old in self.job.folder.glob("best-*.safetensors"):
-            if old.name != f"best-{self.progress.best_epoch}.safetensors":
+            if old != best_path(self.job.folder, self.progress):
                 old.unlink()
         self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - started
 
     def restore(self) -> None:
         """Goes back to the newest checkpoint: tensors, progress and the journal's length."""

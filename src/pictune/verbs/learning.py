@@ -24,9 +24,10 @@ from pictune.run import Journal, Run
 from pictune.tasks.answering import answer
 from pictune.tasks.classification import Classification
 from pictune.tasks.model import Model, Specification
-from pictune.training.fitting import Fit, Plan, Watcher, best_weights, fit
+from pictune.training.fitting import Fit, Watcher, best_weights, fit
 from pictune.training.machine import Machine
 from pictune.training.optimizers import OPTIMIZERS
+from pictune.training.plan import Plan
 from pictune.training.schedules import SCHEDULES
 from pictune.training.signals import stop_signal
 from pictune.verbs import settling
