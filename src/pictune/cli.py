@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pictune.errors import PictuneError
+from pictune.threads import steady_threads
 from pictune.version import __version__
 
 if TYPE_CHECKING:
@@ -159,6 +160,7 @@ def demo(
 ) -> None:
     """Train and judge a classifier on digits drawn into photographs; about a minute, no download."""
     started = time.monotonic()
+    steady_threads()
     from pictune.verbs.demo import demo as verb
 
     with _bars() as bars:
@@ -223,6 +225,7 @@ def train(
 ) -> None:
     """Fine-tune a model and report how good it is; called again, an unfinished run goes on."""
     started = time.monotonic()
+    steady_threads()
     from pictune.verbs.train import train as verb
 
     with _bars() as bars:
@@ -259,6 +262,7 @@ def evaluate(
 ) -> None:
     """Judge a run's model and write its report."""
     started = time.monotonic()
+    steady_threads()
     from pictune.verbs.evaluate import evaluate as verb
 
     with _bars() as bars:
@@ -274,6 +278,7 @@ def predict(
 ) -> None:
     """Ask a run's model about pictures."""
     started = time.monotonic()
+    steady_threads()
     from pictune.verbs.predict import predict as verb
 
     result = verb(run, *pictures)
