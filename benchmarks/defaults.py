@@ -40,7 +40,6 @@ TABLES = {
         ("resnet9", 64, []),
         ("resnet9", 96, []),
         ("resnet9", 128, []),
-        ("resnet10t", 96, []),
         ("resnet18", 96, []),
     ],
     "ways": [
@@ -136,11 +135,9 @@ def compare(title: str, folder: Path, more: list[str], given: argparse.Namespace
     )
     for name, size, settings in TABLES[given.table]:
         fixed = [*more, *settings]
-        short, longer = (
-            trained(folder, name, size, epochs=n, seed=0, runs=runs, more=fixed)[1] for n in (1, 2)
-        )
-        epoch = max(longer - short, 1e-3)
-        epochs = max(2, round((given.seconds - (short - epoch)) / epoch))
+        spent = [trained(folder, name, size, epochs=n, seed=0, runs=runs, more=fixed)[1] for n in (1, 2, 3)]
+        epoch = max(min(spent[1] - spent[0], spent[2] - spent[1]), 1e-3)  # neighbours only ever add
+        epochs = max(2, round((given.seconds - (spent[0] - epoch)) / epoch))
         scores = [
             trained(folder, name, size, epochs=epochs, seed=seed, runs=runs, more=fixed)[0]
             for seed in range(given.seeds)

@@ -29,6 +29,11 @@ def test_a_new_run_has_its_folders_and_is_the_latest(tmp_path):
     assert all_runs(tmp_path / "none") == []
 
 
+def test_a_run_shows_where_it_is(tmp_path):
+    run = Run.create(tmp_path, name="teal-fox")
+    assert repr(run) == f"Run({str(tmp_path / 'teal-fox')!r})"
+
+
 def test_a_run_can_be_moved_with_its_siblings(tmp_path):
     Run.create(tmp_path / "runs", name="x")
     (tmp_path / "runs").rename(tmp_path / "moved")

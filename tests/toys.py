@@ -44,10 +44,15 @@ def write_picture(path: Path, shapes: Sequence[str], number: int, *, side: int =
     path.write_bytes(code.tobytes())
 
 
-def shape_folders(root: Path, *, counts: Mapping[str, int] | None = None, side: int = SIDE) -> Path:
-    """A folder of class folders; twenty pictures of each shape unless told otherwise."""
+def shape_folders(
+    root: Path, *, counts: Mapping[str, int] | None = None, side: int = SIDE, first: int = 0
+) -> Path:
+    """A folder of class folders; twenty pictures of each shape unless told otherwise.
+
+    Pictures of other numbers than those from ``first`` on are other pictures.
+    """
     counts = counts if counts is not None else dict.fromkeys(SHAPES, 20)
-    number = 0
+    number = first
     for shape, count in counts.items():
         for index in range(count):
             write_picture(root / shape / f"{index:03}.png", [shape], number, side=side)

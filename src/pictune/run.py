@@ -67,6 +67,9 @@ class Run:
                 else "Make one with: pictune train <folder>",
             )
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
     @classmethod
     def create(cls, runs: Path, *, name: str | None = None) -> Run:
         """Makes a new run folder, never over an old one, and points ``latest`` at it.

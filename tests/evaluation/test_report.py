@@ -181,7 +181,7 @@ class TestWhatIsMissing:
         }
         page = Page(render_report(given))
         assert page.row("Accuracy")[1:3] == ["1.000", "one image"]
-        assert "gets all images right" in page.source
+        assert f"gets all {report['n']} images right" in page.source
 
     @pytest.mark.parametrize(
         "name",

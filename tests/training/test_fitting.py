@@ -38,6 +38,27 @@ class Teaching:
         return {"accuracy": 0.5, "log_loss": 1.0} | {name: row[at] for name, row in self._scores.items()}
 
 
+def test_among_equal_scores_the_lower_log_loss_is_the_better_one(tmp_path):
+    validate = Teaching(accuracy=[0.9, 1.0, 1.0, 1.0, 0.9], log_loss=[0.1, 0.5, 0.2, 0.3, 0.05])
+    assert fit(lesson(tmp_path, network=tiny(), validate=validate, plan=Plan(cycles=(5,)))).best_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "epochs", "told"),
+    [(30, 11, ["About 5 minutes to go"]), (2, 11, ["About 20 seconds to go"]), (30, 1, [])],
+)
+def test_after_the_first_epoch_the_rest_is_estimated(tmp_path, monkeypatch, seconds, epochs, told):
+    clock = Clock(monkeypatch, saving=0.0)
+
+    def validate(network):
+        clock.now += seconds
+        return {"accuracy": 0.5, "log_loss": 1.0}
+
+    job = lesson(tmp_path, network=tiny(), validate=validate, plan=Plan(cycles=(epochs,)))
+    fit(job)
+    assert [sentence.partition(". ")[0] for sentence in job.watcher.said] == told
+
+
 class Clock:
     """Time that passes only where a test says so; and a count of the checkpoints."""
 
@@ -438,8 +459,9 @@ def test_short_of_memory_the_batch_is_cut_and_the_recipe_stays(tmp_path, most, p
     torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-5, rtol=1e-5)
     assert ends[0][1] == pytest.approx(ends[1][1], abs=1e-5)
     assert 2**progress.halvings == pieces
-    assert [f"in {pieces} pieces" in sentence for sentence in watcher.said][-1]
-    assert len(watcher.said) == progress.halvings
+    halved = [sentence for sentence in watcher.said if sentence.startswith("Memory ran out")]
+    assert [f"in {pieces} pieces" in sentence for sentence in halved][-1]
+    assert len(halved) == progress.halvings
 
 
 def test_memory_that_runs_out_between_two_batches_of_one_step(tmp_path):

@@ -73,7 +73,10 @@ def test_json_alone_is_on_stdout(messy) -> None:
 
 def test_good_data_are_called_good(here) -> None:
     answer = ask("audit", toys.shape_folders(here / "photos"))
-    assert answer.out.startswith("  - Nothing was found that speaks against training on these data.\n")
+    assert answer.out.startswith(
+        "60 pictures, 3 classes (folders).\n"
+        "  - Nothing was found that speaks against training on these data.\n"
+    )
 
 
 def test_groups_across_splits_are_found(here) -> None:

@@ -155,7 +155,20 @@ class TestOtherPictures:
         answer = self.other(copied, finished.photos)
         assert answer.code == 0
         assert "trained_on_these" in codes(copied, "photos")
-        assert "the numbers flatter it" in answer.out
+        assert "51 of these 60 pictures have trained teal-fox or chosen its weights" in answer.out
+
+    def test_one_picture_that_it_learnt_from_is_recognised_by_its_content(
+        self, copied, finished, here
+    ) -> None:
+        data = toys.shape_folders(here / "mostly-new", counts={"circle": 4, "cross": 4}, first=600)
+        assert self.other(copied, data).code == 0
+        assert "trained_on_these" not in codes(copied, "mostly-new")
+        learnt = json.loads((copied / "splits.json").read_text())["splits"]["val"][0]
+        shutil.copy(finished.photos / learnt, data / learnt.split("/")[0] / "another-name.png")
+        answer = self.other(copied, data)
+        assert f"1 of these {4 + 4 + 1} pictures" in answer.out
+        worst = report_of(copied, "mostly-new")["findings"][0]
+        assert (worst["code"], worst["severity"]) == ("trained_on_these", "serious")
 
     def test_unusable_ones_are_listed(self, copied, here) -> None:
         data = toys.shape_folders(here / "some")

@@ -65,6 +65,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_answered(finished, here) -
     assert "mixed/bad.jpg: not read: " in ask("predict", finished.run.path, "mixed").out
 
 
+def test_a_folder_without_pictures_is_told_beside_the_answers(finished, here) -> None:
+    toys.write_picture(here / "good.png", ["circle"], 1)
+    (here / "bare").mkdir()
+    answer = ask("predict", finished.run.path, "good.png", "bare", "--json")
+    assert answer.code == 0
+    assert [row["path"] for row in answer.json["predictions"]] == ["good.png"]
+    assert answer.json["unreadable"] == {"bare": "the folder holds no picture [empty]"}
+
+
 @pytest.mark.parametrize("kind", ["text", "pipe", "empty", "folder without pictures"])
 def test_nothing_but_unusable_files(finished, here, kind) -> None:
     path = here / "x.png"

@@ -140,6 +140,12 @@ class TestSettings:
         assert recipe["augmentation"]["preset"] == "heavy"
         assert recipe["mixing"]["name"] == "mixup"
 
+    def test_a_misspelt_network_is_told_before_weights_are_looked_for(self, here) -> None:
+        answer = ask("train", toys.shape_folders(here / "photos"), "--model", "resnt50")
+        assert answer.code == 2
+        assert "did you mean resnet50" in answer.err
+        assert "publishes" not in answer.err
+
     @pytest.mark.parametrize(
         ("words", "said"),
         [

@@ -84,7 +84,8 @@ def _labels(table: Table) -> Iterator[Row]:
 
 
 def _repeats(table: Table) -> Iterator[Row]:
-    exact = [row for row in table["duplicates"] if row["kind"] == "file"]
+    told = [row["keys"] for row in table["conflicts"]]  # those need a decision first
+    exact = [row for row in table["duplicates"] if row["kind"] == "file" and row["keys"] not in told]
     near = [row for row in table["duplicates"] if row["kind"] == "look"]
     if exact:
         spare = sum(len(row["keys"]) - 1 for row in exact)
@@ -104,7 +105,8 @@ def _images(table: Table) -> Iterator[Row]:
     if left_out:
         listed = ", ".join(f"{row['count']:,} {row['code']}" for row in left_out)
         total = sum(row["count"] for row in left_out)
-        message = f"Left out: {_many(total, 'file')} ({listed}). Repair or remove them."
+        names = _names([row for row in table["findings"] if row["outcome"] == "quarantine"])
+        message = f"Left out: {_many(total, 'file')} ({listed}): {names}. Repair or remove them."
         yield "attention", "left_out", message
     words = {
         "constant": "of one colour throughout",

@@ -8,6 +8,7 @@ from typing import Any
 
 FEWEST_EPOCHS = 3
 RISE = 0.10  # validation loss that rose by more than this share of its best is overfitting
+MATERIAL = 0.02  # nats; a smaller rise changes no confidence that anybody would notice
 GAP = 0.10  # a score on training images better by more than this is overfitting
 STILL_FALLING = 0.05  # a last epoch that lowers the loss by more than this share shows unfinished learning
 HARDLY_FELL = 0.10  # a training loss that fell by less than this share in all learned next to nothing
@@ -55,7 +56,8 @@ def _overfitting(told: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> 
     last = told[-1]
     # The last two epochs together, so that a single unlucky one does not decide.
     ended = min(row["val_loss"] for row in told[-2:])
-    if ended > best["val_loss"] * (1 + RISE) and last["train_loss"] < best["train_loss"]:
+    risen = ended - best["val_loss"]
+    if risen > max(RISE * best["val_loss"], MATERIAL) and last["train_loss"] < best["train_loss"]:
         return OVERFITTING, (
             f"Overfitting: after epoch {best['epoch']} the loss on unseen images rose from "
             f"{best['val_loss']:.3g} to {last['val_loss']:.3g} while the training loss went on falling."

@@ -118,7 +118,7 @@ def write_report(
         pictures: Small pictures by key, for the confused pairs and the worst mistakes.
     """
     measured = measurement.to_json()
-    findings = [*measured["findings"], *facts.get("findings", [])]
+    findings = [*facts.get("findings", []), *measured["findings"]]
     findings.sort(key=lambda finding: SEVERITIES.index(finding["severity"]))
     content = {**facts, **measured, "findings": findings}
     write_tables(measurement, folder)

@@ -55,6 +55,7 @@ class Progress:
     loss_sum: float = 0.0
     scores: list[float] = field(default_factory=list)
     best_epoch: int = -1
+    best_loss: float = 0.0
     halvings: int = 0
     journal: int = 0
     done: bool = False
@@ -120,6 +121,13 @@ def fit(job: Fit) -> Progress:
         raise out_of_memory("memory ran out") from error
 
 
+def _how_long(seconds: float, epochs: int) -> str:
+    """What a person who waits wants to know after the first epoch."""
+    rest = seconds * epochs
+    told = f"{rest / 60:.0f} minutes" if rest >= 90 else f"{max(rest, 1):.0f} seconds"
+    return f"About {told} to go. Ctrl-C stops and saves; the same command goes on from there."
+
+
 def out_of_memory(sentence: str) -> MachineError:
     """The error for a network that the machine's memory cannot hold."""
     return MachineError(
@@ -167,11 +175,15 @@ class _Fitting:
         # A run that was stopped early is done as well, until it is extended by another cycle.
         progress.done = progress.done and progress.cycles == list(plan.cycles)
         progress.cycles = list(plan.cycles)
+        begun = progress.epoch
         while progress.epoch < plan.epochs and not progress.done:
+            started = time.monotonic()
             self.train_epoch()
             facts = self.close_epoch()
             signal = self.maybe_save(at_most=self.saving_took / SAVING_SHARE)
             self.job.watcher.epoch(facts)
+            if progress.epoch == begun + 1 < plan.epochs:
+                self.job.watcher.say(_how_long(time.monotonic() - started, plan.epochs - progress.epoch))
             self.heed(signal)
         return progress
 
@@ -289,8 +301,9 @@ class _Fitting:
             )
         sign = 1.0 if HIGHER_IS_BETTER[job.plan.select_by] else -1.0
         score = sign * quick[job.plan.select_by]
-        if not progress.scores or score > max(progress.scores):
-            progress.best_epoch = progress.epoch
+        loss = quick.get("log_loss", 0.0)  # settles ties, which few validation pictures make likely
+        if not progress.scores or (score, -loss) > (max(progress.scores), -progress.best_loss):
+            progress.best_epoch, progress.best_loss = progress.epoch, loss
             self.unsaved_best = {name: tensor.clone() for name, tensor in judged.state_dict().items()}
         progress.scores.append(score)
         facts = {
@@ -324,7 +337,7 @@ class _Fitting:
             )
 
     def save(self) -> None:
-        """Writes the best weights and the checkpoint that names them, then removes older best ones."""
+        """Writes the best weights and the checkpoint that names them, then forgets older ones."""
         started = time.monotonic()
         if self.unsaved_best:
             checkpoints.save_checkpoint(best_path(self.job.folder, self.progress), self.unsaved_best, {})
@@ -344,11 +357,15 @@ class _Fitting:
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
         checkpoints.save_checkpoint(self.last, tensors, facts)
+        self.forget_older_best()
+        self.saved_at = time.monotonic()
+        self.saving_took = self.saved_at - started
+
+    def forget_older_best(self) -> None:
+        """Removes best weights that the checkpoint does not name."""
         for old in self.job.folder.glob("best-*.safetensors"):
             if old != best_path(self.job.folder, self.progress):
                 old.unlink()
-        self.saved_at = time.monotonic()
-        self.saving_took = self.saved_at - started
 
     def restore(self) -> None:
         """Goes back to the newest checkpoint: tensors, progress and the journal's length."""
@@ -363,6 +380,7 @@ class _Fitting:
         if self.accelerator.scaler is not None and facts["scaler"]:
             self.accelerator.scaler.load_state_dict(facts["scaler"])
         self.job.journal.cut(self.progress.journal)
+        self.forget_older_best()  # a kill may have come between the checkpoint and this
 
 
 def to_device(batch: Batch, part: slice, device: torch.device) -> Tensors:

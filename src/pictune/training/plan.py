@@ -15,7 +15,7 @@ class Plan:
         clip: Largest norm of the gradient; 0 for none.
         ema: Decay of the averaged weights; 0 for none.
         early_stopping: Epochs without gain before stopping; 0 for never.
-        select_by: Which of the task's quick numbers chooses the best weights.
+        select_by: Which of the task's quick numbers chooses the best weights; among equals ``log_loss`` does.
         seed: Where all randomness starts.
         checkpoint_seconds: Longest time between two checkpoints.
     """

@@ -20,6 +20,7 @@ from pictune.data.scanning import escape
 from pictune.errors import DataError
 from pictune.evaluation.report.audit_page import PICTURES_PER_GROUP, SHOWN_GROUPS, SHOWN_OUTLIERS
 from pictune.evaluation.report.page import render_audit
+from pictune.evaluation.report.wording import plural
 from pictune.files import disk_errors, write_json, write_text
 from pictune.recipes import DataSection
 from pictune.verbs import reading
@@ -44,7 +45,9 @@ class Audit:
     def summary(self) -> str:
         """The conclusions in plain sentences, the most severe first."""
         sentences = [c["message"] if isinstance(c, Mapping) else str(c) for c in self.content["conclusions"]]
-        listed = [f"  - {sentence}" for sentence in sentences]
+        found, counts = self.content, self.content["counts"]
+        images, classes = plural(found["images"], "picture"), plural(len(counts), "class", "classes")
+        listed = [f"{images}, {classes} ({found['format']}).", *(f"  - {sentence}" for sentence in sentences)]
         return "\n".join([*listed, "", f"  report: {self.folder / 'audit.html'}"])
 
 

@@ -103,12 +103,14 @@ def _name_of(path: Path) -> str:
 
 
 def _known(run: Run, dataset: Dataset, kept: Mapping[str, Any]) -> list[Finding]:
-    """A warning when the pictures are those that the run has learnt from."""
-    if dataset.fingerprint != kept["fingerprint"]:
+    """A warning when the run has learnt from some of these pictures, by their content."""
+    learnt = set(kept.get("learnt_from", ()))
+    again = sum(sample.checksum in learnt for sample in dataset.samples)
+    if not again:
         return []
     message = (
-        f"{run.name} was trained on a part of these very pictures, so the numbers flatter it; "
-        "for honest ones evaluate its test split."
+        f"{again:,} of these {len(dataset):,} pictures have trained {run.name} or chosen its weights, so "
+        "this is no test, and the numbers flatter it; for honest ones evaluate its test split."
     )
     return [Finding("trained_on_these", Outcome.WARN, "", message)]
 

@@ -25,6 +25,7 @@ from pictune.verbs.reading import finding_rows
 
 THUMBNAIL = 112  # pixels a side in the report
 PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
+SERIOUS = frozenset({"trained_on_these"})  # warnings that take the numbers' worth away
 ALWAYS_TOLD = frozenset({"possible_group"})  # warnings about a part of the data that concern every number
 
 
@@ -122,7 +123,9 @@ def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
             "no model can be right about both.",
         )
     for finding in warnings:
-        if not finding.where or finding.code in ALWAYS_TOLD:
+        if finding.code in SERIOUS:
+            yield _remark(finding.code, "serious", finding.message)
+        elif not finding.where or finding.code in ALWAYS_TOLD:
             yield _remark(finding.code, "warning", finding.message)
     left_out = Counter(finding.code for finding in findings if finding.outcome is Outcome.QUARANTINE)
     if left_out:

@@ -120,6 +120,8 @@ def _files(paths: Sequence[Path], *, follow_outside: bool) -> tuple[list[Path], 
             continue
         listing = scan(path, follow_outside=follow_outside)
         files += [image.path for image in listing.images]
+        if not listing.images:
+            left_out[escape(str(path))] = "the folder holds no picture [empty]"
         for finding in listing.findings:
             left_out[f"{escape(str(path))}/{finding.where}"] = f"{finding.message} [{finding.code}]"
     return files, left_out

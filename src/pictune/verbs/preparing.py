@@ -126,10 +126,15 @@ def first_network(recipe: Recipe, specification: Specification, weights: Weights
 
 
 def splits_record(dataset: Dataset) -> dict[str, Any]:
-    """What splits.json holds: which picture is in which split, and what was noticed."""
+    """What splits.json holds: which picture is in which split, what was noticed, and what is learnt from.
+
+    ``learnt_from`` holds the checksums of all pictures that train the model or choose its weights.
+    """
+    learnt = [i for name, rows in dataset.splits.items() if name != "test" for i in rows]
     return {
         "fingerprint": dataset.fingerprint,
         "classes": list(dataset.classes),
+        "learnt_from": sorted({dataset.samples[i].checksum for i in learnt}),
         "splits": {name: [dataset.samples[i].key for i in rows] for name, rows in dataset.splits.items()},
         "findings": reading.finding_rows(dataset.findings),
     }

@@ -13,6 +13,7 @@ import torch
 
 from pictune.errors import RecipeError, RunError
 from pictune.files import write_text
+from pictune.models.backbones import describe
 from pictune.models.weights import find_weights
 from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
@@ -180,6 +181,8 @@ def _start(
     named = reading.read_named(
         path, asked.data
     )  # before any weights are downloaded for data that are not there
+    if asked.model.name != "auto":
+        describe(asked.model.name)  # a misspelt name is told as such, not as weights that nobody has
     allowed = {asked.model.allow_licence} if asked.model.allow_licence else set()
     recipe, weights, reasons = settling.settle_network(
         asked,

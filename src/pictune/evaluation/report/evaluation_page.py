@@ -111,6 +111,9 @@ def _verdict(report: Report, name: str | None, measure: Report) -> str:
     if name is None or not is_number(value):
         return f"There is no headline number for {who}."
     if name == "accuracy":
+        number = report.get("n")
+        if value == 1 and is_number(number):
+            return f"{who} gets all {plural(number, 'image')} right."
         return f"{who} gets {out_of(value)} images right."
     return f"{who} reaches a {title_of(name)} of {amount(name, value)}."
 
