@@ -5,7 +5,8 @@
 
 Each candidate is trained by `pictune train` on the same split, for as many epochs as fit into the given
 seconds of processor time (on one thread, so that neighbours on the machine do not count), and judged on
-the test split. ``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the
+the test split. Run it on an idle machine, at most one on each core: processor time goes up where cores are
+shared. ``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the
 pictures, grouped by the photograph they come from; ``--masks`` takes photographs with masks in folders
 train, val and test, and the things on them become the pictures. Without any, the demo's digits are
 drawn. Printed: test accuracies over seeds.
@@ -134,6 +135,8 @@ def compare(title: str, folder: Path, more: list[str], given: argparse.Namespace
         "| network | pixels | settings | epochs | mean | each seed |\n|---|---|---|---|---|---|", flush=True
     )
     for name, size, settings in TABLES[given.table]:
+        if given.only and f"{name}@{size}" not in given.only:
+            continue
         fixed = [*more, *settings]
         spent = [trained(folder, name, size, epochs=n, seed=0, runs=runs, more=fixed)[1] for n in (1, 2, 3)]
         epoch = max(min(spent[1] - spent[0], spent[2] - spent[1]), 1e-3)  # neighbours only ever add
@@ -156,6 +159,7 @@ def main() -> None:
     parser.add_argument("--voc", type=Path, action="append", default=[])
     parser.add_argument("--masks", type=Path, action="append", default=[])
     parser.add_argument("--table", choices=sorted(TABLES), default="networks")
+    parser.add_argument("--only", action="append", default=[], metavar="NETWORK@PIXELS")
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
