@@ -112,7 +112,7 @@ class _Bars:
         self._progress.update(self._bar, completed=epoch * steps + step, description=text)
 
     def epoch(self, facts: Mapping[str, Any]) -> None:
-        star = " *" if facts["best"] else ""
+        star = "  best so far" if facts["best"] else ""
         self._progress.console.print(
             f"epoch {facts['epoch']:>3}  loss {facts['train_loss']:.4f}  validation accuracy "
             f"{facts['val_accuracy']:.4f}  macro F1 {facts['val_macro_f1']:.4f}{star}",

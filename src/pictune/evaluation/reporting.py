@@ -98,7 +98,7 @@ def _with_interval(measure: Mapping[str, Any]) -> str:
 
 
 def _weakest(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    told = [row for row in rows if row["f1"]["value"] is not None]
+    told = [row for row in rows if row["f1"]["value"] is not None and row["f1"]["value"] < 1]
     return sorted(told, key=lambda row: row["f1"]["value"])[:WORST_CLASSES]
 
 

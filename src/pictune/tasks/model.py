@@ -190,7 +190,10 @@ def _read_specification(folder: Path) -> tuple[Specification, str]:
     try:
         content = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"there is no model in {folder}", instead="Has its training finished?") from None
+        raise RunError(
+            f"there is no model in {folder}",
+            instead=f"If its training was stopped, finish it: pictune train {folder.parent}",
+        ) from None
     except (ValueError, OSError) as error:
         raise RunError(f"model.json in {folder} cannot be read: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

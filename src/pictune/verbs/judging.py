@@ -17,6 +17,7 @@ from pictune.data.scanning import escape
 from pictune.errors import DataError
 from pictune.evaluation.curves import fit_verdict
 from pictune.evaluation.measurement import measure
+from pictune.evaluation.report.wording import plural
 from pictune.evaluation.reporting import Report, write_report
 from pictune.recipes import EvaluationSection
 from pictune.run import Journal, Run
@@ -119,7 +120,7 @@ def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
         yield _remark(
             "conflicting_label",
             "warning",
-            f"{counts['conflicting_label']:,} pictures are in the data under different labels; "
+            f"{plural(counts['conflicting_label'], 'picture')} in the data under different labels; "
             "no model can be right about both.",
         )
     for finding in warnings:
