@@ -1,15 +1,15 @@
 """Which network, and which way of training, learns most from scratch in the same processor time?
 
-    python benchmarks/defaults.py --folder signs/ --voc bccd/ --masks camvid/ [--seconds 150] [--seeds 3]
-    python benchmarks/defaults.py --folder signs/ --masks camvid/ --table ways
+    python benchmarks/defaults.py --folder signs/ --voc bccd/ --camvid camvid/ [--seconds 150] [--seeds 3]
+    python benchmarks/defaults.py --folder signs/ --camvid camvid/ --table ways
 
 Each candidate is trained by `pictune train` on the same split, for as many epochs as fit into the given
-seconds of processor time (on one thread, so that neighbours on the machine do not count), and judged on
-the test split. Run it on an idle machine, at most one on each core: processor time goes up where cores are
-shared. ``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the
-pictures, grouped by the photograph they come from; ``--masks`` takes photographs with masks in folders
-train, val and test, and the things on them become the pictures. Without any, the demo's digits are
-drawn. Printed: test accuracies over seeds.
+seconds of processor time on one thread, and judged on the test split. Run it on an idle machine, at most one
+on each core: processor time goes up where cores are shared. Printed: test accuracies over seeds.
+
+``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the pictures, grouped by
+the photograph they come from; ``--camvid`` takes CamVid's road scenes with masks, and things and pieces of
+them become the pictures, whose train, val and test are other drives. Without any, the demo's digits are drawn.
 """
 
 from __future__ import annotations
@@ -56,8 +56,15 @@ FIXED = [
     "training.memory_format=channels_last",
     "data.max_bad=1.0",
 ]
-MASKED = {"train": 250, "val": 70, "test": 110}  # most things of a class cut out of a split
-SMALLEST, LARGEST = 24, 240  # pixels, the longer side of a thing that is cut out
+MASKED = {"train": 260, "val": 70, "test": 110}  # most pictures of a class cut out of a split
+THINGS = {
+    2: "pole",
+    6: "sign",
+    8: "car",
+    9: "pedestrian",
+    10: "bicyclist",
+}  # by their number in CamVid's masks
+STUFF = {1: "building", 3: "road", 4: "pavement", 5: "tree"}
 
 
 def crops(voc: Path, folder: Path, *, most: int) -> None:
@@ -80,29 +87,58 @@ def crops(voc: Path, folder: Path, *, most: int) -> None:
             cv2.imwrite(str(folder / name / f"{page.stem}-{number}.png"), piece)
 
 
-def things(masks: Path, folder: Path) -> None:
-    """Cuts out what stands alone on a mask, with some of its surroundings; its number is its class."""
+def scenes(camvid: Path, folder: Path) -> None:
+    """Cuts road scenes into things, with some surroundings, and into pieces of what fills the picture."""
     for split, most in MASKED.items():
-        counts: Counter[int] = Counter()
-        pages = sorted((masks / "masks" / split).glob("*.png"))
+        counts: Counter[str] = Counter()
+        pages = sorted((camvid / "masks" / split).glob("*.png"))
         np.random.default_rng(0).shuffle(pages)
-        for page in pages:
+        for number, page in enumerate(pages):
             mask = cv2.imread(str(page), cv2.IMREAD_UNCHANGED)
-            photograph = cv2.imread(str(masks / "images" / split / f"{page.stem}.jpg"))
-            for kind in set(np.unique(mask)) - {0, 11}:  # neither sky nor what has no label
-                boxes = cv2.connectedComponentsWithStats((mask == kind).astype(np.uint8))[2][1:]
-                for number, (left, top, width, height, _) in enumerate(boxes):
-                    longer = max(width, height)
-                    if not SMALLEST <= longer <= LARGEST or counts[kind] >= most:
+            photograph = cv2.imread(str(camvid / "images" / split / f"{page.stem}.jpg"))
+            for kind, name in (THINGS | STUFF).items():
+                _, parts, boxes, _ = cv2.connectedComponentsWithStats((mask == kind).astype(np.uint8))
+                for part in range(1, len(boxes)):
+                    generator = np.random.default_rng([number, kind, part])
+                    square = thing(boxes[part]) if kind in THINGS else piece(parts == part, generator)
+                    if square is None or counts[name] >= most:
                         continue
-                    counts[kind] += 1
-                    side = min(round(1.25 * longer), *mask.shape)
-                    x = int(np.clip(left + (width - side) // 2, 0, mask.shape[1] - side))
-                    y = int(np.clip(top + (height - side) // 2, 0, mask.shape[0] - side))
-                    place = folder / split / str(kind)
+                    x, y, side = fitted(*square, mask.shape)
+                    if kind in STUFF and (mask[y : y + side, x : x + side] == kind).mean() < 0.5:
+                        continue
+                    counts[name] += 1
+                    place = folder / split / name
                     place.mkdir(parents=True, exist_ok=True)
-                    piece = photograph[y : y + side, x : x + side]
-                    cv2.imwrite(str(place / f"{page.stem}-{number}.png"), piece)
+                    cut = photograph[y : y + side, x : x + side]
+                    cv2.imwrite(str(place / f"{page.stem}-{part}.png"), cut)
+
+
+def thing(box: np.ndarray) -> tuple[int, int, int] | None:
+    """Centre and side of a square around a thing; None when it is too small or too large."""
+    left, top, width, height, area = (int(value) for value in box)
+    longer = max(width, height)
+    if area < 250 or not 24 <= longer <= 260:
+        return None
+    return left + width // 2, top + height // 2, round(1.25 * longer)
+
+
+def piece(region: np.ndarray, generator: np.random.Generator) -> tuple[int, int, int] | None:
+    """Centre and side of a square somewhere in a region; None when the region is too small."""
+    rows, columns = np.nonzero(region)
+    if len(rows) < 3500:
+        return None
+    chosen = int(generator.integers(len(rows)))
+    return int(columns[chosen]), int(rows[chosen]), int(np.clip(0.9 * np.sqrt(len(rows)), 64, 160))
+
+
+def fitted(x: int, y: int, side: int, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The left, the top and the side of a square that lies inside a picture."""
+    side = min(side, *shape)
+    return (
+        int(np.clip(x - side // 2, 0, shape[1] - side)),
+        int(np.clip(y - side // 2, 0, shape[0] - side)),
+        side,
+    )
 
 
 def accuracy(run: pictune.Run) -> float:
@@ -157,7 +193,7 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, action="append", default=[])
     parser.add_argument("--voc", type=Path, action="append", default=[])
-    parser.add_argument("--masks", type=Path, action="append", default=[])
+    parser.add_argument("--camvid", type=Path, action="append", default=[])
     parser.add_argument("--table", choices=sorted(TABLES), default="networks")
     parser.add_argument("--only", action="append", default=[], metavar="NETWORK@PIXELS")
     parser.add_argument("--seconds", type=float, default=150)
@@ -166,7 +202,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         runs = place / "runs"
-        if not (given.folder or given.voc or given.masks):
+        if not (given.folder or given.voc or given.camvid):
             digits = draw_digits(place / "digits", images=1000, size=64)
             compare("digits of the demo", digits, ["data.group_by=group"], given, runs)
         for folder in given.folder:
@@ -175,9 +211,9 @@ def main() -> None:
             crops(voc, place / voc.name, most=600)
             grouped = ["data.group_by=re:/([^/]+)-[0-9]+[.]png$"]
             compare(f"{voc.name} crops", place / voc.name, grouped, given, runs)
-        for masks in given.masks:
-            things(masks, place / masks.name)
-            compare(f"{masks.name} things", place / masks.name, ["data.allow_leaks=true"], given, runs)
+        for camvid in given.camvid:
+            scenes(camvid, place / camvid.name)
+            compare(f"{camvid.name} pieces", place / camvid.name, ["data.allow_leaks=true"], given, runs)
 
 
 if __name__ == "__main__":
