@@ -7,9 +7,10 @@ Each candidate is trained by `pictune train` on the same split, for as many epoc
 seconds of processor time on one thread, and judged on the test split. Run it on an idle machine, at most one
 on each core: processor time goes up where cores are shared. Printed: test accuracies over seeds.
 
-``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the pictures, grouped by
-the photograph they come from; ``--camvid`` takes CamVid's road scenes with masks, and things and pieces of
-them become the pictures, whose train, val and test are other drives. Without any, the demo's digits are drawn.
+``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the pictures, grouped
+by the photograph they come from; ``--camvid`` takes CamVid's road scenes with masks, and things and pieces
+of them become the pictures; its train, val and test are other drives. Without any, the demo's
+digits are drawn.
 """
 
 from __future__ import annotations
