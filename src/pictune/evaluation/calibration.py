@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from pictune.evaluation.intervals import Clusters, Number, wilson
+from pictune.evaluation.intervals import Clusters, Number, dot, wilson
 from pictune.tasks.table import ClassTable
 
 Floats = NDArray[np.float64]
@@ -80,7 +80,7 @@ class Bins:
     @property
     def error(self) -> float:
         """The expected calibration error."""
-        return float(self.weight @ np.abs(self.right - self.confidence))
+        return float(dot(np.abs(self.right - self.confidence), self.weight))
 
 
 def bins_of(confidence: Floats, right: Floats) -> Bins:
@@ -143,16 +143,17 @@ def calibration_error(
     stretch = np.sqrt(_design_effect(given, clusters))
     shape = np.bincount(bins.place, weights=_recalibrated(given)) / bins.count - bins.confidence
     # Where confidence and recalibration agree throughout, a common lack of accuracy is the shape to try.
-    shape = shape / (weight @ np.abs(shape)) if weight @ np.abs(shape) > 1e-9 else -np.ones_like(shape)
+    moved = dot(np.abs(shape), weight)
+    shape = shape / moved if moved > 1e-9 else -np.ones_like(shape)
     doubt = np.maximum(bins.confidence * (1 - bins.confidence), bins.right * (1 - bins.right)) / bins.count
-    reach = seen + 4 * (stretch * np.sqrt(weight**2 @ doubt) + 1 / bins.count.sum())
+    reach = seen + 4 * (stretch * np.sqrt(dot(doubt, weight**2)) + 1 / bins.count.sum())
     errors, lower, upper = [], [], []
     chance = 0.0
     for size in np.linspace(0, reach, _TRIED_ERRORS):
         rate = np.clip(bins.confidence + size * shape, 0, 1)
         drawn = generator.binomial(bins.count, rate, size=(resamples, len(rate))) / bins.count - rate
-        shown = np.abs(stretch * drawn + rate - bins.confidence) @ weight
-        errors.append(float(weight @ np.abs(rate - bins.confidence)))
+        shown = dot(np.abs(stretch * drawn + rate - bins.confidence), weight)
+        errors.append(float(dot(np.abs(rate - bins.confidence), weight)))
         chance = chance or max(float(shown.mean()), 1e-12)
         tail = (1 - confidence) / 2 * min(1.0, errors[-1] / chance)
         ends = np.quantile(shown, [tail, tail + confidence], method="weibull")
@@ -170,11 +171,11 @@ def _recalibrated(given: Answers) -> Floats:
     design = np.stack([np.ones_like(logit), logit - logit.mean()], axis=1)
     change = np.zeros(2)
     for _ in range(15):
-        rate = special.expit(logit + design @ change)
-        slope = design.T @ (given.right - rate) - change
-        curvature = design.T @ (design * (rate * (1 - rate))[:, None]) + np.eye(2)
+        rate = special.expit(logit + dot(design, change))
+        slope = dot(design.T, given.right - rate) - change
+        curvature = dot(design.T[:, None] * design.T, rate * (1 - rate)) + np.eye(2)
         change = change + np.clip(np.linalg.solve(curvature, slope), -2, 2)
-    return np.asarray(special.expit(logit + design @ change))
+    return np.asarray(special.expit(logit + dot(design, change)))
 
 
 def _design_effect(given: Answers, clusters: Clusters) -> float:

@@ -25,6 +25,7 @@ from pictune.evaluation.intervals import (
     Spread,
     bootstrap_mean,
     class_mean_interval,
+    dot,
     share_interval,
 )
 from pictune.tasks.table import ClassTable
@@ -97,7 +98,7 @@ class _Column:
 
     def add_influence(self, influence: Floats, *, present: NDArray[np.bool_], support: Floats) -> None:
         self.plain += influence[:, present].sum(axis=1)
-        self.weighted += influence @ support
+        self.weighted += dot(influence, support)
 
     def joined(self) -> tuple[Floats, Floats, Spread]:
         spread = Spread(*(np.concatenate(part) for part in zip(*self.spreads, strict=True)))
@@ -240,9 +241,9 @@ class ClassMeasure:
         if not labels:
             return Number(None, reason=NO_CLASS)
         values, _, _ = self._columns[name].joined()
-        mean = float(values @ self.support / labels)
+        mean = float(dot(values, self.support) / labels)
         # One image moves the classes' values and the weights they get.
-        weights_moved = self.table.truth @ values - mean * self.table.truth.sum(axis=1)
+        weights_moved = dot(self.table.truth, values) - mean * self.table.truth.sum(axis=1)
         influence = (self._columns[name].weighted + len(self.table) * weights_moved) / labels
         # The classes' values were taken from the same images, which costs one image's worth for each.
         size = len(self.table)

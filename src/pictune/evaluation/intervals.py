@@ -139,6 +139,15 @@ class Clusters:
         return np.asarray(special.stdtrit(degrees, tail))
 
 
+def dot(values: NDArray[Any], weights: Floats) -> Floats:
+    """(..., n) weighted and summed: (...).
+
+    The sum of a BLAS may end in another last digit where the arrays lie elsewhere in memory; equal tables
+    must give equal reports, so this one adds up in an order of its own.
+    """
+    return np.asarray((values * weights).sum(axis=-1))
+
+
 def wilson(share: Real, trials: Real, quantile: Real) -> tuple[Floats, Floats]:
     """The score interval of a proportion (Wilson 1927, JASA 22).
 

@@ -178,11 +178,10 @@ def _start(
 ) -> Run:
     machine = Machine(device=asked.training.device, threads=asked.training.threads)
     gpu = machine.device.type == "cuda"
-    named = reading.read_named(
-        path, asked.data
-    )  # before any weights are downloaded for data that are not there
+    # First what costs nothing: no weights are fetched for data, or a network, that are not there
+    named = reading.read_named(path, asked.data)
     if asked.model.name != "auto":
-        describe(asked.model.name)  # a misspelt name is told as such, not as weights that nobody has
+        describe(asked.model.name)
     allowed = {asked.model.allow_licence} if asked.model.allow_licence else set()
     recipe, weights, reasons = settling.settle_network(
         asked,
