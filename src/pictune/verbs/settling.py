@@ -1,6 +1,6 @@
 """What ``auto`` becomes: each choice with its reason. A value that the user gave is never touched.
 
-The constants were chosen by measurement; the table is in docs/numbers.md.
+Why the constants are what they are stands in docs/decisions.md.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from pictune.models.weights import Weights
 from pictune.recipes import Choice, Recipe
 from pictune.verbs.tables import TABLES
 
-SCRATCH = "resnet9"  # from scratch it learns more in the same time than all others that we timed
+SCRATCH = "resnet9"
 PRETRAINED, GPU_PRETRAINED = "mobilenetv4_conv_small", "resnet50"  # where the hub's weights can be had
 SIZES = (64, 96, 128)  # pixels; the network sees the largest that the pictures fill
-SCRATCH_SIZES = (64, 96)  # from scratch on a CPU, more epochs teach more than more pixels
+SCRATCH_SIZES = (64, 96)  # from scratch on a CPU: few pictures need many epochs, so these must be cheap
 GPU_SIZE = 224
 VIEWS = 150_000  # training views on a CPU when nothing is said about epochs
 FEWEST_EPOCHS, MOST_EPOCHS = 15, 100
