@@ -85,7 +85,7 @@ def plain_loop(folder: Path, requests, answers) -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            float(loss)
+            float(loss.detach())
             seen += len(images)
         answers.put((seen / (time.perf_counter() - started), peak_memory()))
 
@@ -96,6 +96,9 @@ def pictune_loop(folder: Path, requests, answers) -> None:
 
     os.environ["PICTUNE_CACHE"] = str(folder.parent / "cache")
     import pictune
+    from pictune.threads import steady_threads
+
+    steady_threads()  # as the command line does
 
     class Pacer:
         started = 0.0

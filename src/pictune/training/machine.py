@@ -74,7 +74,7 @@ class Machine:
         *,
         precision: str,
         memory_format: str,
-        seconds: float = 1.0,
+        seconds: float = 0.3,
     ) -> Arithmetic:
         """Settles what is still ``auto`` by timing a few steps of this very network.
 
@@ -137,7 +137,7 @@ class Machine:
         trial = place(copy.deepcopy(network), self.device, layout).train()
         batch = images.to(self.device)
         quickest, steps, started = float("inf"), 0, time.perf_counter()
-        while steps < 2 or (time.perf_counter() - started < seconds and steps < 12):
+        while steps < 3 or (time.perf_counter() - started < seconds and steps < 12):
             before = time.perf_counter()
             with self.autocast(precision):
                 outputs = trial(batch)
