@@ -11,8 +11,8 @@ def steady_threads() -> None:
     """Imports PyTorch so that its threads sleep while they wait and, on a small machine, keep apart.
 
     Threads that compute one layer together wait for the last of them. As a rule they wait in a busy loop,
-    and may be put on one processor; then any other program that runs slows all of them down, many times
-    over (benchmarks/busy_neighbour.py). OpenMP reads how to do it when it is loaded, so this is of use
+    and may be put on one processor; then any other program that runs slows all of them down
+    (benchmarks/busy_neighbour.py). OpenMP reads how to do it when it is loaded, so this is of use
     only before anything else has imported PyTorch. What the user's environment says already stays.
     """
     ours = os.sched_getaffinity(0)
