@@ -1,6 +1,7 @@
 """Which network, and which way of training, learns most from scratch in the same processor time?
 
-    python benchmarks/defaults.py --folder signs/ --voc bccd/ --camvid camvid/ [--seconds 150] [--seeds 3]
+    python benchmarks/defaults.py --folder signs/ --voc bccd/ --camvid camvid/ \
+        [--seconds 150] [--seeds 3]
     python benchmarks/defaults.py --folder signs/ --camvid camvid/ --table ways
 
 Each candidate is trained by `pictune train` on the same split, for as many epochs as fit into the given
@@ -9,8 +10,8 @@ on each core: processor time goes up where cores are shared. Printed: test accur
 
 ``--folder`` takes class folders; ``--voc`` takes Pascal VOC boxes, whose crops become the pictures, grouped
 by the photograph they come from; ``--camvid`` takes CamVid's road scenes with masks, and things and pieces
-of them become the pictures; its train, val and test are other drives. Without any, the demo's
-digits are drawn.
+of them become the pictures, grouped by ten seconds of a drive. Without any, the demo's digits are drawn. Each
+seed makes another split, the same for all candidates.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ FIXED = [
     "training.memory_format=channels_last",
     "data.max_bad=1.0",
 ]
-MASKED = {"train": 260, "val": 70, "test": 110}  # most pictures of a class cut out of a split
+MOMENT = 300  # frames of a drive, ten seconds, whose pictures stay in one split
 THINGS = {
     2: "pole",
     6: "sign",
@@ -88,30 +89,31 @@ def crops(voc: Path, folder: Path, *, most: int) -> None:
             cv2.imwrite(str(folder / name / f"{page.stem}-{number}.png"), piece)
 
 
-def scenes(camvid: Path, folder: Path) -> None:
+def scenes(camvid: Path, folder: Path, *, most: int) -> None:
     """Cuts road scenes into things, with some surroundings, and into pieces of what fills the picture."""
-    for split, most in MASKED.items():
-        counts: Counter[str] = Counter()
-        pages = sorted((camvid / "masks" / split).glob("*.png"))
-        np.random.default_rng(0).shuffle(pages)
-        for number, page in enumerate(pages):
-            mask = cv2.imread(str(page), cv2.IMREAD_UNCHANGED)
-            photograph = cv2.imread(str(camvid / "images" / split / f"{page.stem}.jpg"))
-            for kind, name in (THINGS | STUFF).items():
-                _, parts, boxes, _ = cv2.connectedComponentsWithStats((mask == kind).astype(np.uint8))
-                for part in range(1, len(boxes)):
-                    generator = np.random.default_rng([number, kind, part])
-                    square = thing(boxes[part]) if kind in THINGS else piece(parts == part, generator)
-                    if square is None or counts[name] >= most:
-                        continue
-                    x, y, side = fitted(*square, mask.shape)
-                    if kind in STUFF and (mask[y : y + side, x : x + side] == kind).mean() < 0.5:
-                        continue
-                    counts[name] += 1
-                    place = folder / split / name
-                    place.mkdir(parents=True, exist_ok=True)
-                    cut = photograph[y : y + side, x : x + side]
-                    cv2.imwrite(str(place / f"{page.stem}-{part}.png"), cut)
+    counts: Counter[str] = Counter()
+    pages = sorted((camvid / "masks").glob("*/*.png"))
+    np.random.default_rng(0).shuffle(pages)
+    for number, page in enumerate(pages):
+        mask = cv2.imread(str(page), cv2.IMREAD_UNCHANGED)
+        photograph = cv2.imread(str(camvid / "images" / page.parent.name / f"{page.stem}.jpg"))
+        drive, _, frame = page.stem.partition("_")
+        moment = f"{drive}_{int(frame.lstrip('f')) // MOMENT:03d}"
+        for kind, name in (THINGS | STUFF).items():
+            _, parts, boxes, _ = cv2.connectedComponentsWithStats((mask == kind).astype(np.uint8))
+            for part in range(1, len(boxes)):
+                generator = np.random.default_rng([number, kind, part])
+                square = thing(boxes[part]) if kind in THINGS else piece(parts == part, generator)
+                if square is None or counts[name] >= most:
+                    continue
+                x, y, side = fitted(*square, mask.shape)
+                if kind in STUFF and (mask[y : y + side, x : x + side] == kind).mean() < 0.5:
+                    continue
+                counts[name] += 1
+                place = folder / name
+                place.mkdir(parents=True, exist_ok=True)
+                cut = photograph[y : y + side, x : x + side]
+                cv2.imwrite(str(place / f"{moment}-{frame}-{part}.png"), cut)
 
 
 def thing(box: np.ndarray) -> tuple[int, int, int] | None:
@@ -180,7 +182,7 @@ def compare(title: str, folder: Path, more: list[str], given: argparse.Namespace
         epochs = max(2, round((given.seconds - (spent[0] - epoch)) / epoch))
         scores = [
             trained(folder, name, size, epochs=epochs, seed=seed, runs=runs, more=fixed)[0]
-            for seed in range(given.seeds)
+            for seed in range(given.first, given.first + given.seeds)
         ]
         each = ", ".join(f"{score:.3f}" for score in scores)
         told = ", ".join(settings).replace(str(CROPPED), "medium, smaller crops") or "as they are"
@@ -199,9 +201,11 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="NETWORK@PIXELS")
     parser.add_argument("--seconds", type=float, default=150)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first", type=int, default=0, metavar="SEED")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where pictures and runs stay")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary)
+        place = given.keep or Path(temporary)
         runs = place / "runs"
         if not (given.folder or given.voc or given.camvid):
             digits = draw_digits(place / "digits", images=1000, size=64)
@@ -213,8 +217,9 @@ def main() -> None:
             grouped = ["data.group_by=re:/([^/]+)-[0-9]+[.]png$"]
             compare(f"{voc.name} crops", place / voc.name, grouped, given, runs)
         for camvid in given.camvid:
-            scenes(camvid, place / camvid.name)
-            compare(f"{camvid.name} pieces", place / camvid.name, ["data.allow_leaks=true"], given, runs)
+            scenes(camvid, place / camvid.name, most=330)
+            moments = ["data.group_by=re:/([^/]+_[0-9]+)-[^/]+$"]
+            compare(f"{camvid.name} pieces", place / camvid.name, moments, given, runs)
 
 
 if __name__ == "__main__":
