@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path, monkeypatch):
 
     run = Run.create(tmp_path / "runs")
     monkeypatch.setattr("pathlib.Path.open", refuse)
-    with pytest.raises(MachineError, match="may write to with --runs"), run.lock():
+    with pytest.raises(MachineError, match="may write to: --runs"), run.lock():
         pytest.fail("a lock on a folder that may not be written to")
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
     with pytest.raises(MachineError, match="could not be written"):
@@ -139,11 +140,14 @@ def test_one_writer_at_a_time_and_the_lock_of_the_dead_is_free(tmp_path):
         with pytest.raises(RunError) as caught, run.lock():
             pytest.fail("two hold one lock")
         assert caught.value.exit_code == 2
-        assert caught.value.message == f"the run x is in use by process {holder.pid}"
+        said = (
+            rf"the run x is in use by process {holder.pid} since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{{4}}"
+        )
+        assert re.fullmatch(said, caught.value.message)
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     with run.lock():
-        assert (run.path / ".lock").read_text() == str(os.getpid())
+        assert (run.path / ".lock").read_text().startswith(f"{os.getpid()} since ")
     with run.lock():
         pass
 
@@ -156,6 +160,18 @@ def test_the_lock_sweeps_what_a_kill_left(tmp_path):
         (folder / ".tmpRust1").write_text("half")
     with run.lock():
         assert list(run.path.rglob(".tmp*")) == []
+
+
+def test_the_lock_sweeps_nothing_that_another_process_is_writing(tmp_path):
+    run = Run.create(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as writer:
+        written = run.report("test") / f".tmp-{writer.pid}-abc"
+        written.write_text("half")
+        with run.lock():
+            assert written.exists()
+        writer.communicate(b"\n")
+    with run.lock():
+        assert not written.exists()
 
 
 def test_errors_inside_the_lock_are_not_taken_for_the_disks(tmp_path):

@@ -6,6 +6,7 @@ are imported inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import sys
@@ -36,6 +37,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+MaxBad = Annotated[
+    float | None,
+    typer.Option(help="Share of unusable pictures that stops training, 0 to 1; 0.05 if not given."),
+]
+FollowOutside = Annotated[bool, typer.Option("--follow-outside", help="Follow links that leave the folder.")]
+
 Data = Annotated[Path, typer.Argument(help="A folder of class folders, or a table of paths and labels.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/latest.")]
 Settings = Annotated[
@@ -53,6 +60,11 @@ def main() -> None:
     except PictuneError as error:
         typer.echo(f"pictune: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}:
+            raise
+        typer.echo(f"pictune: {error.filename} cannot be read: {error.strerror}", err=True)
+        sys.exit(2)
     except MemoryError:
         typer.echo(
             "pictune: memory ran out; close other programs or use smaller pictures and batches", err=True
@@ -79,6 +91,15 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+def _with_flags(
+    settings: list[str] | None, *, follow_outside: bool, max_bad: float | None = None
+) -> list[str]:
+    """The settings as given, and those that have a flag but no argument of the verb."""
+    flags = ["data.follow_outside=true"] if follow_outside else []
+    flags += [f"data.max_bad={max_bad}"] if max_bad is not None else []
+    return [*(settings or ()), *flags]
 
 
 def _print_json(verb: str, started: float, facts: Mapping[str, Any]) -> None:
@@ -175,6 +196,7 @@ def audit(
         str | None, typer.Option(help="A column, re:<regular expression>, exif:date, exif:camera.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Gets audit.html and audit.json.")] = Path("audit"),
+    follow_outside: FollowOutside = False,
     settings: Settings = None,
     as_json: Json = False,
 ) -> None:
@@ -183,7 +205,8 @@ def audit(
     from pictune.verbs.audit import audit as verb
 
     with _bars() as bars:
-        result = verb(data, settings=settings or (), group_by=group_by, folder=out, progress=bars.opened)
+        chosen = _with_flags(settings, follow_outside=follow_outside)
+        result = verb(data, settings=chosen, group_by=group_by, folder=out, progress=bars.opened)
     if as_json:
         _print_json("audit", started, {"report": _shown(result.folder), "audit": result.content})
     else:
@@ -197,9 +220,7 @@ def train(
     ],
     model: Annotated[str | None, typer.Option(help="cnn, resnet9, or any timm backbone.")] = None,
     weights: Annotated[str | None, typer.Option(help="auto, hub, none, or a file.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the square the network sees, pixels.")
-    ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of what the network sees, pixels.")] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Passes over the pictures; +N extends a finished run.")
     ] = None,
@@ -213,6 +234,8 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Where all randomness starts.")] = None,
     settings: Settings = None,
     recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
+    max_bad: MaxBad = None,
+    follow_outside: FollowOutside = False,
     allow_leaks: Annotated[
         bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")
     ] = False,
@@ -232,7 +255,7 @@ def train(
         run = verb(
             data,
             recipe=recipe,
-            settings=settings or (),
+            settings=_with_flags(settings, follow_outside=follow_outside, max_bad=max_bad),
             model=model,
             weights=weights,
             image_size=image_size,

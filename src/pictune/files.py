@@ -36,7 +36,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         if error.errno in FORBIDDEN:
             raise MachineError(
                 f"{path} could not be written: {error.strerror}",
-                instead="Choose a folder that you may write to with --runs.",
+                instead=_elsewhere(path),
             ) from error
         if error.errno in GONE:
             raise MachineError(
@@ -44,6 +44,14 @@ def disk_errors(path: Path) -> Iterator[None]:
                 instead="Is its folder still there, and its disk still connected?",
             ) from error
         raise
+
+
+def _elsewhere(path: Path) -> str:
+    if path.is_relative_to(cache_folder()):
+        return "Name a folder that you may write to with PICTUNE_CACHE."
+    return (
+        "Choose a folder that you may write to: --runs for runs, --out for an audit; or copy the run there."
+    )
 
 
 def sync_folder(folder: Path) -> None:
@@ -58,14 +66,14 @@ def sync_folder(folder: Path) -> None:
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
     """Calls ``write(temporary)``, then puts the result in place of ``path`` in one step.
 
-    The temporary file lies in the same folder and starts with ``.tmp-``; it is removed when
-    anything goes wrong. Order: write, fsync, replace, fsync of the folder.
+    The temporary file lies in the same folder and starts with ``.tmp-`` and our process's number; it is
+    removed when anything goes wrong. Order: write, fsync, replace, fsync of the folder.
 
     Raises:
         MachineError: When the disk is full or may not be written.
     """
     with disk_errors(path):
-        descriptor, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".tmp-{os.getpid()}-", dir=path.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -139,9 +147,14 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], *, facts: Map
 
 
 def sweep(folder: Path) -> None:
-    """Removes temporary files, ours and those of safetensors, that a killed process left in a folder."""
+    """Removes temporary files, ours and those of safetensors, that a killed process left in a folder.
+
+    What another process that lives is writing there, such as a report, stays.
+    """
     for leftover in folder.glob(".tmp*"):
-        leftover.unlink(missing_ok=True)
+        writer = re.match(r"\.tmp-(\d+)-", leftover.name)
+        if writer is None or int(writer[1]) == os.getpid() or not Path("/proc", writer[1]).exists():
+            leftover.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -20,6 +20,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +163,10 @@ class Run:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps every other process from writing to this run; released by the system if we die.
+        """Keeps every other process from training this run; released by the system if we die.
 
         Raises:
-            RunError: When another process holds it; the message names its number.
+            RunError: When another process holds it; the message names its number and when it began.
         """
         with disk_errors(self.path):
             stream = (self.path / ".lock").open("a+")
@@ -180,7 +181,7 @@ class Run:
                 ) from None
             with disk_errors(self.path):
                 stream.truncate(0)
-                stream.write(str(os.getpid()))
+                stream.write(f"{os.getpid()} since {datetime.now().astimezone():%Y-%m-%d %H:%M:%S %z}")
                 stream.flush()
                 for folder in (self.path, self.checkpoints, self.model, *self.path.glob("reports/*")):
                     sweep(folder)

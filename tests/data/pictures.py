@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -128,6 +129,32 @@ def tiff16(pixels: np.ndarray) -> bytes:
     ok, data = cv2.imencode(".tiff", pixels)
     assert ok
     return data.tobytes()
+
+
+def png16(pixels: np.ndarray) -> bytes:
+    """A PNG of 16 bits a channel, uint16 RGB."""
+    ok, data = cv2.imencode(".png", pixels[..., ::-1])
+    assert ok
+    return data.tobytes()
+
+
+def jpeg_411() -> bytes:
+    """A JPEG that keeps one colour for every four pixels of a row, which Pillow cannot write."""
+    ok, data = cv2.imencode(
+        ".jpg", gradient(), [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_411]
+    )
+    assert ok
+    place = data.tobytes().index(b"\xff\xc0")
+    assert data[place + 11] == 0x41, "four luminances beside one another to a colour"
+    return data.tobytes()
+
+
+def zipped(name: str) -> bytes:
+    """A ZIP archive that holds one file."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, "hello")
+    return stream.getvalue()
 
 
 def folder_dataset(root: Path, files: dict[str, bytes]) -> Dataset:

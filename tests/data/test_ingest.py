@@ -119,6 +119,35 @@ def test_whatever_changed_is_noticed(
     assert len(opened) == len(dataset)
 
 
+def bitmaps(root: Path, colours: dict[str, int]) -> Dataset:
+    """Pictures of one size and, as from an archive, of one time."""
+    files = {
+        key: pictures.saved(np.full((16, 16, 3), value, np.uint8), "BMP") for key, value in colours.items()
+    }
+    dataset = pictures.folder_dataset(root, files)
+    for key in colours:
+        os.utime(root / key, (1, 1))
+    return dataset
+
+
+def shades(dataset: Dataset, cache: Path) -> list[int]:
+    store = ingest(dataset, cache=cache, side=16).store
+    assert store is not None
+    return [int(pixels[0, 0, 0]) for pixels in store]
+
+
+def test_files_that_only_look_the_same_from_outside_are_told_apart(tmp_path: Path, cache: Path):
+    first = bitmaps(tmp_path / "first", {"a/0.bmp": 10, "b/0.bmp": 200})
+    second = bitmaps(tmp_path / "second", {"a/0.bmp": 200, "b/0.bmp": 10})
+    assert shades(first, cache) == [10, 200]
+    assert shades(second, cache) == [200, 10]
+    one, two, other = (tmp_path / "first" / name for name in ("a/0.bmp", "b/0.bmp", "other"))
+    one.rename(other)  # swapped, which leaves their sizes and times of writing as they were
+    two.rename(one)
+    other.rename(two)
+    assert shades(first, cache) == [200, 10]
+
+
 def with_bad(tmp_path: Path, bad: dict[str, bytes], good: int = 40) -> Dataset:
     return pictures.folder_dataset(tmp_path / "data", good_files(good) | bad)
 

@@ -72,13 +72,31 @@ def finished(run: Path) -> bool:
     return (run / "status.json").exists() and Run(run).state == "finished"
 
 
-def check_what_a_kill_left(run: Path) -> None:
-    """The newest checkpoint loads, and the journal is at least as long as it says."""
+def check_what_a_kill_left(run: Path, *, before: tuple[int, int] = (-1, -1)) -> tuple[int, int]:
+    """The newest checkpoint loads, and no more was lost than since the one before.
+
+    Args:
+        run: The run's folder; it need not be there yet.
+        before: What an earlier call returned.
+
+    Returns:
+        The epoch and the batch from which training will go on.
+    """
     last = run / "checkpoints" / "last.safetensors"
-    if last.exists():
-        tensors, facts = load_checkpoint(last)
-        assert tensors
-        assert (run / "journal.jsonl").stat().st_size >= facts["progress"]["journal"]
+    if not last.exists():
+        assert before == (-1, -1), "the checkpoint was lost"
+        assert not (run / "journal.jsonl").exists() or not (run / "journal.jsonl").read_text()
+        return before
+    tensors, facts = load_checkpoint(last)
+    assert tensors
+    journal = (run / "journal.jsonl").read_bytes()
+    progress = facts["progress"]
+    assert len(journal) >= progress["journal"]
+    reached = (progress["epoch"], progress["batch"])
+    assert reached >= before, "training began anew"
+    # The interval is shorter than an epoch here, so at most the epoch that was just written down is lost.
+    assert progress["epoch"] >= journal.count(b"\n") - 1
+    return reached
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +116,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(place):
     generator = np.random.default_rng(1)
-    kills = 0
+    kills = resumed = 0
     for number in range(3 * KILLS):
         folder = place.folder(f"random{number}")
+        reached = (-1, -1)
         # Three kills a round: the later ones strike while the run goes on, or begins anew.
         for after in generator.uniform(0, place.seconds, 3):
             if finished(folder / "runs" / "x"):
@@ -108,12 +127,14 @@ def test_killed_at_random_moments_it_ends_as_if_nothing_had_happened(place):
             ended = place.train(folder, send=signal.SIGKILL, after=float(after))
             assert ended.code in {0, -signal.SIGKILL}, ended.err
             kills += ended.code == -signal.SIGKILL
-            check_what_a_kill_left(folder / "runs" / "x")
+            reached = check_what_a_kill_left(folder / "runs" / "x", before=reached)
+        resumed += reached > (0, 0)
         place.ends_like_the_whole(folder)
         shutil.rmtree(folder)
         if kills >= KILLS:
             break
     assert kills >= KILLS, "the kills came too late"
+    assert resumed, "no kill came in the middle of training"
 
 
 @pytest.mark.slow

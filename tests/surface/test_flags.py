@@ -11,11 +11,11 @@ from pictune.cli import app
 
 FLAGS = {
     "demo": ["--folder", "--seed", "--json"],
-    "audit": ["DATA", "--group-by", "--out", "--set", "--json"],
+    "audit": ["DATA", "--group-by", "--out", "--follow-outside", "--set", "--json"],
     "train": [
         *["DATA", "--model", "--weights", "--image-size", "--epochs", "--batch-size", "--lr", "--augment"],
-        *["--loss", "--group-by", "--seed", "--set", "--recipe", "--allow-leaks", "--runs", "--name"],
-        *["--new", "--json"],
+        *["--loss", "--group-by", "--seed", "--set", "--recipe", "--max-bad", "--follow-outside"],
+        *["--allow-leaks", "--runs", "--name", "--new", "--json"],
     ],
     "evaluate": ["RUN", "--split", "--data", "--json"],
     "predict": ["RUN", "PICTURES", "--json"],

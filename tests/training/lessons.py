@@ -92,6 +92,12 @@ def loader(**changes: Any) -> Loader:
     return replace(whole, **changes)
 
 
+def classifying(*class_weights: float) -> Classification:
+    """The task, with a weight for each class or with none."""
+    weights = torch.tensor(class_weights) if class_weights else None
+    return Classification(CLASSES, loss=LOSSES["cross_entropy"].make(), class_weights=weights)
+
+
 def lesson(
     folder: Path,
     *,
@@ -108,7 +114,7 @@ def lesson(
     """Everything `fit` needs, in a folder that may hold an earlier attempt."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures = pictures if pictures is not None else loader()
-    task = Classification(CLASSES, loss=LOSSES["cross_entropy"].make())
+    task = classifying()
     seen = replace(
         pictures,
         positions=np.arange(TRAIN, TRAIN + VAL),

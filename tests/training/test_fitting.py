@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from lessons import TRAIN, Recorder, left_behind, lesson, loader, tiny
+from lessons import TRAIN, Recorder, classifying, left_behind, lesson, loader, tiny
 from torch.nn import functional as F
 
 from pictune.errors import DivergedError, MachineError, StoppedError
@@ -314,6 +314,9 @@ class Poisoned:
         losses = self._task.losses(network, batch)
         return {"loss": losses["loss"] * self._value} if self.calls == self._call else losses
 
+    def weigh(self, batch):
+        return self._task.weigh(batch)
+
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -430,7 +433,27 @@ class Hungry:
             raise self._error
         return self._task.losses(network, batch)
 
+    def weigh(self, batch):
+        return self._task.weigh(batch)
 
+
+def test_class_weights_count_even_when_pictures_come_one_by_one(tmp_path):
+    """Each picture's own weight would cancel if its loss were divided by it."""
+    ends = []
+    for class_weights in ((1.0, 1.0, 1.0), (0.1, 0.4, 2.5)):
+        network = tiny()
+        job = lesson(
+            tmp_path / str(class_weights[0]),
+            network=network,
+            pictures=loader(batch_size=1),
+            plan=Plan(cycles=(1,), accumulate=4),
+        )
+        fit(replace(job, task=classifying(*class_weights)))
+        ends.append(weights_of(network))
+    assert not torch.allclose(ends[0], ends[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("class_weights", [(), (0.1, 0.4, 2.5)])
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     ("most", "pieces", "error"),
@@ -440,7 +463,9 @@ class Hungry:
         (1, 8, MemoryError()),
     ],
 )
-def test_short_of_memory_the_batch_is_cut_and_the_recipe_stays(tmp_path, most, pieces, error, accumulate):
+def test_short_of_memory_the_batch_is_cut_and_the_recipe_stays(
+    tmp_path, most, pieces, error, accumulate, class_weights
+):
     ends = []
     for name in ("plenty", "short"):
         network = tiny()
@@ -452,8 +477,8 @@ def test_short_of_memory_the_batch_is_cut_and_the_recipe_stays(tmp_path, most, p
             plan=Plan(cycles=(3,), accumulate=accumulate, ema=0.9),
             watcher=watcher,
         )
-        if name == "short":
-            job = replace(job, task=Hungry(job.task, most=most, error=error))
+        task = classifying(*class_weights)
+        job = replace(job, task=task if name == "plenty" else Hungry(task, most=most, error=error))
         progress = fit(job)
         ends.append((weights_of(network), [row["train_loss"] for row in job.journal.lines("epoch")]))
     torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-5, rtol=1e-5)
@@ -482,6 +507,9 @@ def test_memory_that_runs_out_between_two_batches_of_one_step(tmp_path):
                     if calls == 2:
                         raise torch.OutOfMemoryError
                     return task.losses(network, batch)
+
+                def weigh(self, batch, task=task):
+                    return task.weigh(batch)
 
             job = replace(job, task=Once())
         fit(job)

@@ -170,7 +170,15 @@ def test_randomness_is_addressed_and_leaves_the_outside_alone():
     outside = torch.rand(2)
     torch.manual_seed(3)
     first = torch.rand(1)
-    places = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (5, 1, 2)]
+    places = [
+        (0, 0, 0),
+        (0, 0, 1),
+        (0, 1, 0),
+        (1, 0, 0),
+        (5, 1, 2),
+        (20240101, 0, 0),
+        (2**31 - 1, 9999, 10**7),
+    ]
     values = [drawn(*place) for place in places]
     assert len(set(values)) == len(places)
     assert [drawn(*place) for place in reversed(places)] == values[::-1]

@@ -146,9 +146,21 @@ def leak(root: Path) -> Path:
     return folder
 
 
-def no_validated_class(root: Path) -> Path:
+def without(part: str) -> Build:
+    def build(root: Path) -> Path:
+        folder = toys.split_folders(root / "photos")
+        shutil.rmtree(folder / part)
+        return folder
+
+    return build
+
+
+def uneven(root: Path) -> Path:
     folder = toys.split_folders(root / "photos")
-    shutil.rmtree(folder / "test/circle")
+    for number in range(4 * 30 - 8):
+        toys.write_picture(folder / f"train/circle/more{number}.png", ["circle"], 5000 + number)
+    for path in sorted((folder / "train/cross").iterdir())[4:]:
+        path.unlink()
     return folder
 
 
@@ -210,7 +222,7 @@ REFUSED: Sequence[tuple[str, Build, str, Sequence[str]]] = [
      "unsafe_path", ["list.csv:26", "list.csv:27", "list.csv:28", "nothing is fetched"]),
 ]  # fmt: skip
 
-# What is left out (by code), and what a reader of the report is told (by code).
+# What is left out (by code), and what a reader of the report is told (codes and words).
 TAKEN: Sequence[tuple[str, Build, Sequence[str], Sequence[str]]] = [
     ("1 empty file", with_file("circle/x.png", b""), ["empty"], ["left_out"]),
     ("3 text called .jpg", with_file("circle/x.jpg", b"<html>404</html>"), ["not_image"], ["left_out"]),
@@ -218,17 +230,21 @@ TAKEN: Sequence[tuple[str, Build, Sequence[str], Sequence[str]]] = [
      ["lfs_pointer"], ["left_out"]),
     ("5 cut JPEG", with_file("circle/x.jpg", more(1, kind="JPEG", side=64)[:900]),
      ["truncated"], ["left_out"]),
-    ("11 wrong ending", with_file("circle/x.jpg", more(2)), [], []),
+    ("7 bytes behind the end", with_file("circle/x.png", more(2) + b"more"), [], ["1 trailing_bytes"]),
+    ("11 PNG called .jpg", with_file("circle/x.jpg", more(2)), [], ["1 wrong_extension"]),
+    ("11 JPEG called .png", with_file("circle/x.png", more(2, kind="JPEG")), [], ["1 wrong_extension"]),
     ("12 no ending", with_file("circle/x", more(3)), [], []),
     ("21 turned by EXIF", with_file("circle/x.jpg", more(4, kind="JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0"
      b"\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0")), [], []),
     ("27 too small", with_file("circle/x.png", more(5, side=6)), ["too_small"], ["left_out"]),
     ("44 class with one image", lone_picture, [], ["absent_class"]),
-    ("46 class not in test", no_validated_class, [], ["absent_class"]),
+    ("46 class not in val", without("val/circle"), [], ["class_not_in_val", "'circle'"]),
+    ("46 class not in test", without("test/circle"), [], ["absent_class"]),
+    ("47 imbalance", uneven, [], ["imbalance", "30 times", "balanced accuracy"]),
     ("48 litter", with_file("circle/.DS_Store", b"x"), [], []),
     ("52 blanks, accents, a dash", with_file("circle/- ü x.png", more(6)), [], []),
     ("53 name that is no UTF-8", with_file(os.fsdecode(b"circle/b\xffd.png"), more(7)), [], []),
-    ("54 names equal but for case", with_file("circle/000.PNG", more(8)), [], []),
+    ("54 names equal but for case", with_file("circle/000.PNG", more(8)), [], ["1 case_collision"]),
     ("56 conflicting labels", conflict, [], ["conflicting_label"]),
     ("57 link inside", with_link("circle/again.png", "000.png"), [], []),
     ("57 link outside", with_link("circle/far.png", "../../elsewhere/far.png"),
@@ -273,8 +289,14 @@ def test_is_taken_and_told(here, build, left_out, told) -> None:
     report = report_of("runs/a")
     assert [row["code"] for row in report["left_out"]] == list(left_out)
     assert report["dataset"]["left_out"] == len(left_out)
-    assert set(told) <= {finding["code"] for finding in report["findings"]}
+    findings = " ".join(f"{finding['code']} {finding['message']}" for finding in report["findings"])
+    for words in told:
+        assert words in findings
     assert ("left_out" in {finding["code"] for finding in report["findings"]}) == bool(left_out)
+    used = [key for keys in Run("runs/a").read("splits.json")["splits"].values() for key in keys]
+    files = [p for p in root.rglob("*") if p.is_file() and p.suffix != ".csv" and not p.name.startswith(".")]
+    lost = [row for row in report["left_out"] if (root / row["where"]).is_file()]
+    assert len(used) == len(files) - len(lost)
     assert all(f"1 {code}" in answer.err for code in left_out)
     assert ask("audit", data).code == 0
     assert ask("evaluate", "runs/a", "--split", "train").code == 0
@@ -291,12 +313,12 @@ def test_a_class_with_one_image_is_learnt_and_never_judged(here) -> None:
 
 def test_allowed_by_name_what_was_refused(here) -> None:
     data = many_bad(here)
-    assert learn(data, "--set", "data.max_bad=0.3", "--name", "a").code == 0
+    assert learn(data, "--max-bad", "0.3", "--name", "a").code == 0
     assert len(report_of("runs/a")["left_out"]) == 5
     link = with_link("far", "../elsewhere")(here / "second")
     toys.write_picture(here / "second/elsewhere/near.png", ["circle"], 4001)
     toys.write_picture(here / "second/elsewhere/here.png", ["circle"], 4002)
-    assert learn(link, "--set", "data.follow_outside=true", "--name", "b").code == 0
+    assert learn(link, "--follow-outside", "--name", "b").code == 0
     assert "far" in {row["class"] for row in report_of("runs/b")["per_class"]}
 
 

@@ -87,6 +87,18 @@ def test_bars_go_to_a_terminal_and_the_answer_to_stdout(here, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
+    "words",
+    [["train", "LONG"], ["audit", "LONG"], ["evaluate", "LONG"], ["predict", "LONG", "a.png"]],
+    ids=lambda words: words[0],
+)
+def test_a_path_that_the_system_refuses(here, words: list[str]) -> None:
+    answer = ask(*("x" * 300 if word == "LONG" else word for word in words))
+    assert answer.code == 2, answer.err
+    assert "Traceback" not in answer.err
+    assert "File name too long" in answer.err
+
+
+@pytest.mark.parametrize(
     "words", [["train", "photos", "--runs"], ["audit", "photos", "--out"], ["demo", "--folder"]]
 )
 def test_a_file_where_a_folder_is_needed(here, words: list[str]) -> None:

@@ -63,6 +63,15 @@ class TestAFinishedRun:
         assert finished.run.state == "finished"
         assert (finished.run.path.parent / "latest").resolve() == finished.run.path
 
+    def test_report_is_of_what_is_shipped(self, here) -> None:
+        """The network that learnt computes in bf16; the model that is shipped in fp32."""
+        photos = toys.shape_folders(here / "photos")
+        words = [word.replace("precision=fp32", "precision=bf16") for word in QUICK]
+        assert ask("train", photos, *words, "--name", "a").code == 0
+        before = report_of("runs/a")
+        assert ask("evaluate", "runs/a").code == 0
+        assert report_of("runs/a")["metrics"] == before["metrics"]
+
     def test_report_has_its_shape(self, finished) -> None:
         report = report_of(finished.run.path)
         assert (report["task"], report["run"], report["split"]) == ("classification", "teal-fox", "test")

@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-IMBALANCE = 10.0  # from this ratio of the largest to the smallest class on, accuracy alone misleads
+from pictune.data.splitting import IMBALANCE
+
 FEW = 20  # images of a class; with fewer, an interval is wider than most differences that matter
 
 _SEVERITIES = ("serious", "attention", "note")

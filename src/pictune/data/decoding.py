@@ -126,11 +126,17 @@ def decode(
 
 
 class FileState(NamedTuple):
-    """What a file is and whether it is still the same: its kind, size and time of change."""
+    """What a file is and whether it is still the same.
+
+    Programs may set the time of writing as they please, and files that are swapped keep it; which file it is
+    and when the system last changed anything about it tell them apart.
+    """
 
     kind: int
     size: int
+    written_ns: int
     changed_ns: int
+    number: int
 
     @classmethod
     def find(cls, path: Path) -> FileState | None:
@@ -143,7 +149,9 @@ class FileState(NamedTuple):
     @classmethod
     def of(cls, state: os.stat_result) -> FileState:
         """The state in what the system says about a file."""
-        return cls(stat.S_IFMT(state.st_mode), state.st_size, state.st_mtime_ns)
+        return cls(
+            stat.S_IFMT(state.st_mode), state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+        )
 
 
 def read_bytes(path: Path, *, limits: Limits, expected: FileState | None = None) -> bytes:

@@ -28,6 +28,7 @@ from pictune.errors import DataError
 
 TestPolicy = Literal["auto", "from_train", "absent"]
 
+IMBALANCE = 10.0  # from this ratio of the largest to the smallest class on, accuracy alone misleads
 _MOST_LISTED = 50  # pairs listed one by one in a message; the rest is counted
 
 
@@ -225,7 +226,7 @@ def _what_was_made(
 
 
 def class_findings(dataset: Dataset) -> list[Finding]:
-    """Classes that the present splits never teach (rejected), never validate or never test (reported)."""
+    """Classes that the present splits never teach (rejected), seldom teach, never validate or never test."""
     counts = {split: dataset.split(split).count() for split in dataset.splits}
     findings = []
     for name in dataset.classes:
@@ -246,7 +247,24 @@ def class_findings(dataset: Dataset) -> list[Finding]:
         elif present and "test" in counts and "test" not in present:
             message = f"The class {name!r} is not in test; its figures there are not available."
             findings.append(Finding("class_not_in_test", Outcome.WARN, name, message))
-    return findings
+    return findings + _imbalance(counts.get("train", {}))
+
+
+def _imbalance(counts: Mapping[str, int]) -> list[Finding]:
+    """Whether one class has so many more training images than another that accuracy says little."""
+    taught = {name: count for name, count in counts.items() if count}
+    if not taught:
+        return []
+    largest, smallest = max(taught, key=lambda n: taught[n]), min(taught, key=lambda n: taught[n])
+    ratio = taught[largest] / taught[smallest]
+    if ratio < IMBALANCE:
+        return []
+    message = (
+        f"In train {largest!r} has {ratio:,.0f} times as many images as {smallest!r} "
+        f"({taught[largest]:,} to {taught[smallest]:,}). Judge by balanced accuracy and class by class, "
+        "not by accuracy; --set training.sampling=balanced shows the network every class alike."
+    )
+    return [Finding("imbalance", Outcome.WARN, "", message)]
 
 
 def _refuse(findings: Sequence[Finding]) -> None:

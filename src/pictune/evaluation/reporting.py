@@ -94,6 +94,8 @@ class Report:
 def _with_interval(measure: Mapping[str, Any]) -> str:
     if measure["value"] is None:
         return "n/a"
+    if measure["low"] is None:
+        return f"{measure['value']:.3f} (no interval: {measure.get('reason') or 'not available'})"
     return f"{measure['value']:.3f} [{measure['low']:.3f}, {measure['high']:.3f}]"
 
 

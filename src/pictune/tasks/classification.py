@@ -5,7 +5,7 @@ Shapes: n images, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pictune.data.sample import Annotation, Labels
+from pictune.models.losses import Loss
 from pictune.tasks.table import ClassTable
 from pictune.tasks.task import Prediction, Task, Tensors
 
-# (logits (n, k), targets (n, k), class weights (k) or None) -> scalar
-Loss = Callable[..., torch.Tensor]
 FLOOR = 1e-12  # a confidence below this counts as this in log-loss, so that one image can't make it infinite
 
 
@@ -62,6 +61,12 @@ class Classification(Task):
         """The one loss, called ``loss``."""
         assert self._loss is not None, "this task was made for using a model, not for training one"
         return {"loss": self._loss(network(batch.images), batch.targets, class_weights=self._class_weights)}
+
+    def weigh(self, batch: Tensors) -> float:
+        """What the loss divides by: with class weights some images count more than others."""
+        if self._loss is None or self._class_weights is None:
+            return float(len(batch.images))
+        return float(self._loss.divisor(batch.targets, self._class_weights))
 
     def activate(self, outputs: torch.Tensor) -> torch.Tensor:
         """Softmax, or one sigmoid a class when multi-label."""

@@ -62,6 +62,10 @@ class Task(ABC):
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
         """Named losses whose sum is minimised; goes through the network's ``forward``."""
 
+    def weigh(self, batch: Tensors) -> float:
+        """How much a batch counts beside others when their losses are averaged; as a rule, its images."""
+        return float(len(batch.images))
+
     @abstractmethod
     def activate(self, outputs: torch.Tensor) -> torch.Tensor:
         """Turns the network's outputs into confidences, float32 in 0..1."""

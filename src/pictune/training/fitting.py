@@ -246,18 +246,23 @@ class _Fitting:
         size = math.ceil(whole / 2**progress.halvings)
         begun = number - number % job.plan.accumulate
         batches = min(job.plan.accumulate, len(job.loader) - begun)  # an epoch's last step may have fewer
+        tensors = to_device(batch, job.machine.device)
+        counted = job.task.weigh(tensors)
+        # A step's other batches are not known yet: a batch counts beside them as much as it does on average.
+        beside = counted / whole if batches > 1 else 1.0
         summed = 0.0
         with addressed_randomness(job.plan.seed, progress.epoch, number, job.machine.device):
             for first in range(0, whole, size):
-                tensors = to_device(batch, slice(first, first + size), job.machine.device)
-                share = len(tensors.images) / whole
+                part = slice(first, first + size)
+                piece = Tensors(tensors.images[part], tensors.targets[part])
+                share = job.task.weigh(piece) / counted if counted else 0.0
                 with self.accelerator.autocast():
-                    losses = job.task.losses(self.wrapped, tensors)
+                    losses = job.task.losses(self.wrapped, piece)
                 loss = torch.stack(list(losses.values())).sum()
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     raise self.diverged("The loss", value, [batch])
-                self.accelerator.backward(loss * (share / batches))
+                self.accelerator.backward(loss * (share * beside / batches))
                 summed += value * share
         return summed
 
@@ -383,7 +388,7 @@ class _Fitting:
         self.forget_older_best()  # a kill may have come between the checkpoint and this
 
 
-def to_device(batch: Batch, part: slice, device: torch.device) -> Tensors:
-    """A slice of a batch as tensors on the device."""
-    images = torch.from_numpy(batch.images[part]).to(device, non_blocking=True)
-    return Tensors(images, torch.from_numpy(batch.targets[part]).to(device, non_blocking=True))
+def to_device(batch: Batch, device: torch.device) -> Tensors:
+    """A batch as tensors on the device."""
+    images = torch.from_numpy(batch.images).to(device, non_blocking=True)
+    return Tensors(images, torch.from_numpy(batch.targets).to(device, non_blocking=True))

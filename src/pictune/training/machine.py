@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -201,5 +202,5 @@ def addressed_randomness(seed: int, epoch: int, step: int, device: torch.device)
     """Dropout and stochastic depth inside drew from (seed, epoch, step); outside nothing changes."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + step)
+        torch.manual_seed(int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0]))
         yield

@@ -27,7 +27,9 @@ from pictune.verbs.reading import finding_rows
 THUMBNAIL = 112  # pixels a side in the report
 PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
 SERIOUS = frozenset({"trained_on_these"})  # warnings that take the numbers' worth away
-ALWAYS_TOLD = frozenset({"possible_group"})  # warnings about a part of the data that concern every number
+ALWAYS_TOLD = frozenset(
+    {"possible_group", "class_not_in_val"}
+)  # warnings about a part of the data that concern every number
 
 
 def judge(
@@ -123,16 +125,27 @@ def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
             f"{plural(counts['conflicting_label'], 'picture')} in the data under different labels; "
             "no model can be right about both.",
         )
+    used_as_is: Counter[str] = Counter()
     for finding in warnings:
         if finding.code in SERIOUS:
             yield _remark(finding.code, "serious", finding.message)
         elif not finding.where or finding.code in ALWAYS_TOLD:
             yield _remark(finding.code, "warning", finding.message)
+        elif finding.code not in {"leak", "conflicting_label"}:
+            used_as_is[finding.code] += 1
+    if used_as_is:
+        message = f"Used as they are, with a remark on each in splits.json: {_listed(used_as_is)}."
+        yield _remark("used_as_is", "note", message)
     left_out = Counter(finding.code for finding in findings if finding.outcome is Outcome.QUARANTINE)
     if left_out:
-        listed = ", ".join(f"{count:,} {code}" for code, count in left_out.most_common())
-        message = f"Of all the data, {left_out.total():,} could not be used and were left out: {listed}."
+        message = (
+            f"Of all the data, {left_out.total():,} could not be used and were left out: {_listed(left_out)}."
+        )
         yield _remark("left_out", "note", message)
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {code}" for code, count in counts.most_common())
 
 
 def _remark(code: str, severity: str, message: str) -> dict[str, str]:

@@ -70,8 +70,9 @@ def learn(
         if k.startswith("val_")
     }
     facts = {"run": run.name, "fingerprint": dataset.fingerprint, "versions": versions(), "validation": quick}
-    model = Model(replace(specification, facts=facts), network.eval(), machine.device)
-    model.save(run.model)
+    Model(replace(specification, facts=facts), network.eval(), machine.device).save(run.model)
+    # What is judged is what is shipped, in full precision: the network that learnt may still compute in bf16.
+    model = Model.load(run.model, device=machine.device)
     name = "test" if "test" in dataset.splits else "val"
     rows = dataset.splits[name]
     judge(
@@ -112,8 +113,9 @@ def _job(
         mix=None,
         batch_size=max(64, loader.batch_size),
     )
-    step = max(1, len(dataset.splits["train"]) // WATCHED)
-    seen = replace(val, positions=np.array(dataset.splits["train"][::step][:WATCHED]))
+    train = np.array(dataset.splits["train"])  # in the order of the classes, so evenly spread is stratified
+    spread = np.linspace(0, len(train) - 1, min(len(train), WATCHED)).round().astype(int)
+    seen = replace(val, positions=train[spread])
     precision = prepared.arithmetic.precision
 
     def quick(network: nn.Module, loader: Loader) -> dict[str, float]:

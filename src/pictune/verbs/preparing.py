@@ -18,7 +18,7 @@ from pictune.data.sample import Dataset
 from pictune.errors import DataError
 from pictune.models.backbones import describe
 from pictune.models.weights import Weights
-from pictune.recipes import Recipe
+from pictune.recipes import DataSection, Recipe
 from pictune.tasks.model import Specification, assemble, side_of
 from pictune.training.fitting import Watcher
 from pictune.training.machine import Arithmetic, Machine
@@ -51,7 +51,7 @@ def open_named(
 ) -> tuple[Recipe, Ingested, dict[str, str]]:
     """Opens the pictures that were named; the image size must be chosen before they are stored."""
     gpu = machine.device.type == "cuda"
-    recipe, reasons = settling.settle_size(recipe, _probed(named), gpu=gpu, scratch=scratch)
+    recipe, reasons = settling.settle_size(recipe, _probed(named, recipe.data), gpu=gpu, scratch=scratch)
     side = side_of(int(recipe.model.image_size))
     ingested = reading.open_pictures(
         named, recipe.data, side=side, threads=machine.threads, progress=progress
@@ -66,13 +66,13 @@ def open_named(
     return recipe, ingested, reasons
 
 
-def _probed(dataset: Dataset) -> Dataset:
+def _probed(dataset: Dataset, data: DataSection) -> Dataset:
     """A few pictures with their sizes, to choose an image size before all are opened."""
     step = max(1, len(dataset) // PROBED)
     sized = []
     for sample in dataset.samples[::step]:
         try:
-            pixels = decode(sample.path).pixels
+            pixels = decode(sample.path, limits=reading.limits_of(data), value_range=data.value_range).pixels
         except DataError:
             continue  # it is reported with all others when they are opened
         sized.append(replace(sample, width=pixels.shape[1], height=pixels.shape[0]))
@@ -81,6 +81,12 @@ def _probed(dataset: Dataset) -> Dataset:
 
 def check_enough(dataset: Dataset) -> None:
     """Refuses what no classifier can be learnt from."""
+    if not dataset.classes:
+        raise DataError(
+            "no picture has a label",
+            code="no_label",
+            instead="Classification needs labelled pictures; the column of labels is empty throughout.",
+        )
     if len(dataset.classes) < 2 and not dataset.multilabel:
         raise DataError(
             f"there is only one class: {', '.join(dataset.classes) or 'none'}",
