@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from picture_folders import pictures, scene, snapshot
+from PIL import Image
 
 from pictune.data.auditing import audit
 from pictune.data.duplicates import duplicate_clusters
+from pictune.data.facts import Facts
 from pictune.data.formats import read_dataset
 from pictune.data.ingest import ingest
+from pictune.data.sample import Dataset, Labels, Sample
 from pictune.data.splitting import split_dataset
 
 
 def audited(root, cache, *, split=False) -> dict:
     before = snapshot(root)
-    opened = ingest(read_dataset(root), cache=cache, max_bad=1.0)
+    opened = ingest(read_dataset(root), cache=cache, max_bad=math.inf)
     checksums = [sample.checksum for sample in opened.dataset.samples]
     clusters = duplicate_clusters(opened.facts.hash, opened.facts.thumbnail, checksums=checksums)
     dataset = split_dataset(opened.dataset, clusters=clusters) if split else opened.dataset
@@ -35,6 +41,16 @@ def said(table) -> dict[str, str]:
 
 def message(table, code) -> str:
     return next(c["message"] for c in table["conclusions"] if c["code"] == code)
+
+
+def floats() -> bytes:
+    """A TIFF of floating-point numbers."""
+    stream = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 480, dtype=np.float32).reshape(20, 24)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+FLOATS = floats()
 
 
 @pytest.fixture
@@ -145,9 +161,71 @@ def test_what_was_left_out_is_counted(good, tmp_path):
     assert [row["outcome"] for row in table["codes"]] == ["quarantine", "quarantine", "normalise"]
 
 
+@pytest.mark.parametrize(
+    ("bad", "expected", "words"),
+    [
+        (
+            {"cat/f.tif": FLOATS},
+            {"needs_range"},
+            ["1 image of floats", "'cat/f.tif'", "data.value_range=[0, 1]"],
+        ),
+        ({"owl/1.png": b"", "owl/2.png": b"x"}, {"class_lost"}, ["no image of 'owl' can be used", "Repair"]),
+        ({"cat/f.tif": FLOATS, "owl/f.tif": FLOATS}, {"needs_range", "class_lost"}, ["2 images", "'owl'"]),
+        ({"cat/1.png": b""}, set(), []),
+    ],
+)
+def test_25_43_what_stops_training_stands_in_front(good, tmp_path, bad, expected, words):
+    for name, content in bad.items():
+        (good / name).parent.mkdir(exist_ok=True)
+        (good / name).write_bytes(content)
+    table = audited(good, tmp_path / "cache")
+    first = table["conclusions"][: len(expected)]
+    assert {conclusion["code"] for conclusion in first} == expected
+    assert all(conclusion["severity"] == "serious" for conclusion in first)
+    assert all(conclusion["message"].startswith("Training would stop: ") for conclusion in first)
+    told = " ".join(conclusion["message"] for conclusion in first)
+    assert all(word in told for word in words)
+    assert "few_images" not in said(table), "a class without any image is told once"
+    assert len(table["conclusions"]) > len(expected) or not any(content != FLOATS for content in bad.values())
+
+
 def test_groups_are_counted(good, tmp_path):
     rows = [
         f"{path.relative_to(good)},{path.parent.name},{path.stem[0]}" for path in sorted(good.rglob("*.png"))
     ]
     (good / "l.csv").write_text("\n".join(["file,label,group", *rows]))
     assert audited(good / "l.csv", tmp_path / "cache")["groups"] == {"count": 3, "largest": 20, "without": 0}
+
+
+class _Watched(dict):
+    """Splits that count how often they are gone through."""
+
+    walks = 0
+
+    def items(self):
+        self.walks += 1
+        return super().items()
+
+
+def _leaky(leaks: int) -> tuple[dict, _Watched]:
+    """The audit of a hundred pictures of which some of the second half look like one of the first."""
+    samples = tuple(
+        Sample(f"{n:02}", Path("x"), Labels(("ab"[n % 2],)), checksum=str(n), width=64, height=64)
+        for n in range(100)
+    )
+    splits = _Watched(train=tuple(range(50)), test=tuple(range(50, 100)))
+    dataset = Dataset(Path("root"), "folders", "classification", ("a", "b"), samples, splits=splits)
+    clusters = np.arange(100)
+    clusters[50 : 50 + leaks] = np.arange(leaks)
+    ones, looks = np.ones(100, np.float32), np.zeros((100, 16, 16), np.uint8)
+    facts = Facts(
+        np.zeros(100, np.uint64), looks, ones, ones, ones, ones < 0, ones.astype(np.int64), ("png",) * 100, ()
+    )
+    return audit(dataset, facts, clusters), splits
+
+
+def test_many_leaks_go_through_the_splits_no_oftener_than_one():
+    (one, few), (all_of_them, many) = _leaky(1), _leaky(50)
+    assert (len(one["leaks"]), len(all_of_them["leaks"])) == (1, 50)
+    assert all_of_them["leaks"][7] == {"kind": "look", "keys": ["07", "57"], "splits": ["train", "test"]}
+    assert few.walks == many.walks

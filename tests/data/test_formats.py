@@ -620,6 +620,95 @@ def test_68_what_a_table_says_is_what_is_read(tmp_path_factory, rows, delimiter,
     assert labels(read_dataset(folder / "l.csv")) == {name: (label,) for name, label in rows}
 
 
+BOTH = "file,label\ncats/a.jpg,x\ndogs/a.jpg,y\n"
+ODD = "where,what\na.jpg,x\nb.jpg,y\n"
+
+# id, files, tables, what was said of the model's own data, what training answers, and what judging notes;
+# where judging refuses as well, the last is the code and words.
+JUDGED = [
+    ("42 one class", ["cats/a.jpg"], {}, {}, "one_class", {("one_class", "")}),
+    ("42 one class in a table", ["a.jpg"], {"l.csv": "file,label\na.jpg,x\n"}, {}, "one_class", {("one_class", "")}),
+    ("43 empty class folders", [*TWO, "owls/", "newts/"], {}, {}, "empty_class", {("empty_class", "")}),
+    ("43 one class and an empty one", ["cats/a.jpg", "owls/"], {}, {}, "empty_class", {("empty_class", ""), ("one_class", "")}),
+    ("43 a class of missing files", ["a.jpg", "b.jpg"], {"l.csv": "file,label\na.jpg,x\nb.jpg,y\nc.jpg,z\n"}, {},
+     "empty_class", {("empty_class", ""), ("missing_file", "l.csv:4")}),
+    ("69 no such label column", ["a.jpg", "b.jpg"], {"l.csv": "file,label\na.jpg,x\nb.jpg,y\n"}, {"label_column": "what"},
+     "missing_column", {("other_column", "")}),
+    ("69 no such image column", ["a.jpg", "b.jpg"], {"l.csv": "file,what\na.jpg,x\nb.jpg,y\n"},
+     {"image_column": "where", "label_column": "what"}, "missing_column", set()),
+    ("69 no such split column", ["a.jpg", "b.jpg"], {"l.csv": "file,label\na.jpg,x\nb.jpg,y\n"}, {"split_column": "part"},
+     "missing_column", set()),
+    ("69 no such group column", ["a.jpg", "b.jpg"], {"l.csv": "file,label\na.jpg,x\nb.jpg,y\n"}, {"group_column": "part"},
+     "missing_column", set()),
+    ("69 the group's column is called group", ["a.jpg", "b.jpg"], {"l.csv": "file,label,group\na.jpg,x,1\nb.jpg,y,2\n"},
+     {"group_column": "part"}, "missing_column", {("other_column", "")}),
+    ("splits of other names", ["a.jpg", "b.jpg"], {"l.csv": "file,label,split\na.jpg,x,holdout\nb.jpg,y,train\n"}, {},
+     "unknown_split", set()),
+    ("columns for class folders", TWO, {}, {"label_column": "what", "group_column": "part"}, "unused_option", set()),
+    ("the model's own format", TWO, {"l.csv": BOTH}, {"format": "folders"}, None, set()),
+    ("another format than the model's own", TWO, {}, {"format": "tables"}, "no_table", set()),
+    ("the model's own columns in a folder", ["a.jpg", "b.jpg"], {"l.csv": ODD}, {"image_column": "where", "label_column": "what"},
+     None, set()),
+    ("a group by another name", ["a.jpg", "b.jpg"], {"l.csv": "file,label,patient\na.jpg,x,1\nb.jpg,y,2\n"}, {}, None,
+     {("possible_group", "patient")}),
+    ("43 nothing at all", ["owls/", "newts/"], {}, {}, "not_recognised", ("not_recognised", ["class folders"])),
+    ("41 all labels empty", ["a.jpg"], {"l.csv": "file,label\na.jpg,\n"}, {}, "empty", ("empty", ["empty_label"])),
+    ("50 names too alike", ["Cat/a.jpg", "cat/b.jpg"], {}, {}, "ambiguous_class", ("ambiguous_class", ["'Cat'"])),
+    ("49 nested folders", [*TWO, "dogs/big/c.jpg"], {}, {}, "nested_folders", ("nested_folders", ["dogs/big"])),
+    ("69 no label column", ["a.jpg"], {"l.csv": "file,size\na.jpg,3\n"}, {"image_column": "file"},
+     "missing_column", ("missing_column", ["call it 'label'."])),
+    ("69 neither label column", ["a.jpg"], {"l.csv": "file,size\na.jpg,3\n"}, {"label_column": "what"},
+     "missing_column", ("missing_column", ["call it 'label' or 'what', as in the model's own data."])),
+    ("69 two label columns", ["a.jpg"], {"l.csv": "file,label,class\na.jpg,x,y\n"}, {},
+     "ambiguous_column", ("ambiguous_column", ["leave one of them in the table"])),
+    ("69 two label columns, another meant", ["a.jpg"], {"l.csv": "file,label,class\na.jpg,x,y\n"}, {"label_column": "what"},
+     "missing_column", ("ambiguous_column", ["call the right one 'what'"])),
+    ("69 the label column twice", ["a.jpg"], {"l.csv": "file,what,what\na.jpg,x,y\n"}, {"label_column": "what"},
+     "missing_column", ("missing_column", ["stands there twice"])),
+    ("two separators", ["a.jpg", "b.jpg"], {"l.csv": "file,labels\na.jpg,x|y\nb.jpg,x;z\n"}, {},
+     "ambiguous_separator", ("ambiguous_separator", ["Use one of them throughout."])),
+    ("two formats", TWO, {"l.csv": BOTH}, {}, "ambiguous_format", ("ambiguous_format", ["- folders: ", "Give the table's own path"])),
+    ("Pascal VOC", ["Annotations/a.xml", "JPEGImages/a.jpg"], {}, {}, "format_not_read", ("format_not_read", ["give its own path"])),
+    ("an unknown format", TWO, {}, {"format": "folder"}, "unknown_format", ("unknown_format", ["did you mean folders?"])),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("names", "texts", "options", "training", "judging"),
+    [pytest.param(*case[1:], id=case[0]) for case in JUDGED],
+)
+def test_what_training_needs_is_only_told_when_a_model_is_judged(
+    tmp_path, names, texts, options, training, judging
+):
+    root = files(tmp_path / "root", *names)
+    for name, text in texts.items():
+        table(root, text, name)
+    if training is None:
+        read_dataset(root, **options)
+    else:
+        assert refusal(root, **options).code == training
+    if isinstance(judging, tuple):
+        error = refusal(root, **options, judging=True)
+        assert error.code == judging[0]
+        assert all(word in str(error) for word in judging[1]), str(error)
+        assert "--set" not in str(error)
+        return
+    before = snapshot(tmp_path)
+    dataset = read_dataset(root, **options, judging=True)
+    assert {(code, where) for code, _, where in noted(dataset)} == judging
+    assert {outcome for _, outcome, _ in noted(dataset)} <= {"warn", "quarantine"}
+    assert not any("--" in finding.message for finding in dataset.findings)
+    assert len(dataset) == len(labels(dataset)) > 0
+    assert snapshot(tmp_path) == before
+
+
+def test_many_empty_classes_make_one_sentence(tmp_path):
+    root = files(tmp_path / "root", *TWO, *(f"c{number:02}/" for number in range(12)))
+    (finding,) = read_dataset(root, judging=True).findings
+    assert "c00, c01, " in finding.message
+    assert finding.message.endswith("c09 and 2 more.")
+
+
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=4)
 
 

@@ -62,6 +62,33 @@ def test_the_columns_groups_are_kept():
     assert caught.value.code == "no_groups"
 
 
+@pytest.mark.parametrize(
+    ("by", "groups", "expected", "words"),
+    [
+        (r"re:slide\d+", (), [None] * 4, [r"re:slide\d+ finds a group for none of these 4", "for itself"]),
+        ("exif:date", (), [None] * 4, ["exif:date finds a group for none", "for itself"]),
+        ("column", (), [None] * 4, ["nothing here names groups", "for itself"]),
+        (r"re:slide\d+", ("1", "1", "2", None), ["1", "1", "2", None], ["that the table names are used"]),
+        (r"re:^(\w)/", (), ["a", "b", "b", "a"], []),
+        (r"re:patient\d+", (), ["patient1", "patient1", "patient2", None], ["1 of 4 images"]),
+    ],
+)
+def test_a_rule_that_is_only_a_wish(by, groups, expected, words):
+    grouped = group_samples(dataset(*groups), by, exif=(Exif(),) * 4, required=False)
+    assert [sample.group for sample in grouped.samples] == expected
+    assert [(f.code, str(f.outcome), f.where) for f in grouped.findings] == [
+        ("ungrouped", "warn", "")
+    ] * bool(words)
+    assert all(word in grouped.findings[0].message for word in words)
+    with pytest.raises(DataError) as caught:
+        group_samples(dataset(*groups), "re:(", required=False)
+    assert caught.value.code == "bad_grouping"
+
+
+def test_no_images_need_no_groups():
+    assert group_samples(dataset().select([]), "exif:date", exif=()).samples == ()
+
+
 @pytest.mark.parametrize("by", ["", "patient", "re:", "re:(", "exif:place", "exif:date"])
 def test_rules_that_cannot_be_used(by):
     with pytest.raises(DataError) as caught:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import socket
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from pictune.data import ingest as module
 from pictune.data.decoding import FileState, Limits, decode
 from pictune.data.finding import Outcome
-from pictune.data.ingest import ingest
+from pictune.data.ingest import ingest, losses
 from pictune.data.pixels import shrink
 from pictune.data.sample import Dataset
 from pictune.errors import DataError
@@ -202,6 +203,26 @@ def test_25_floats_without_a_range_stop_the_work(tmp_path: Path, cache: Path):
     assert len(caught.value.causes) == 2
     assert "a/f.tif" in caught.value.causes[0]
     assert len(ingest(dataset, cache=cache, value_range=(0.0, 1.0)).dataset) == 61
+
+
+def test_whoever_wants_to_see_what_there_is_is_told_every_reason(tmp_path: Path, cache: Path):
+    tiff = pictures.tiff16(np.linspace(0, 1, 480, dtype=np.float32).reshape(20, 24))
+    dataset = with_bad(tmp_path, {"a/f.tif": tiff, "c/only.png": b"", "a/empty.png": b""}, good=6)
+    opened = ingest(dataset, cache=cache, max_bad=math.inf)
+    assert len(opened.dataset) == len(opened.facts.hash) == 6
+    found = list(losses(dataset, opened.dataset, 0.05))
+    assert [loss.code for loss in found] == ["needs_range", "class_lost", "too_many_bad"]
+    assert all(len(loss.causes) == 3 and "a/f.tif" in loss.causes[0] for loss in found)
+    assert [loss.code for loss in losses(dataset, opened.dataset, 0.5)] == ["needs_range", "class_lost"]
+    with pytest.raises(DataError) as caught:
+        ingest(dataset, cache=cache)
+    assert str(caught.value) == str(found[0])
+
+
+def test_nothing_can_be_used_and_nothing_stops_it(tmp_path: Path, cache: Path):
+    dataset = with_bad(tmp_path, {"a/1.png": b"", "b/1.png": b"x"}, good=0)
+    opened = ingest(dataset, cache=cache, max_bad=math.inf)
+    assert (len(opened.dataset), opened.dataset.classes) == (0, ("a", "b"))
 
 
 def test_11_and_38_warnings_name_the_file_and_conversions_are_counted(tmp_path: Path, cache: Path):

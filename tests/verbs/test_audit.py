@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from asking import ask, traces
+from asking import ask, learn, traces
+from PIL import Image
 
 import toys
 from pictune.verbs.audit import audit
@@ -107,6 +110,111 @@ def test_more_bad_pictures_than_training_takes_do_not_stop_it(here) -> None:
     for number in range(8):
         (photos / f"circle/{number}.jpg").write_bytes(b"")
     assert ask("audit", photos, "--set", "data.max_bad=0.1").code == 0
+
+
+def floats() -> bytes:
+    """A TIFF whose values say nothing of black and white."""
+    stream = io.BytesIO()
+    Image.fromarray(np.linspace(0, 1, 24 * 24, dtype=np.float32).reshape(24, 24)).save(stream, "TIFF")
+    return stream.getvalue()
+
+
+# What lies beside five circles and five crosses, settings, what training refuses, and what the audit tells.
+STOPPING = {
+    "43 a whole class damaged": (
+        {f"star/{number}.png": b"" for number in range(3)},
+        (),
+        "class_lost",
+        {
+            "class_lost": "no image of 'star' can be used. Repair the images, or remove them and their "
+            "class.",
+            "too_many_bad": "3 of 13 pictures cannot be used; at most 5% may be left out. Repair or remove "
+            "these files, or allow more with --set data.max_bad=<share>.",
+        },
+    ),
+    "43 a whole class damaged, and damage allowed": (
+        {"star/0.png": b"", "star/1.png": b"x"},
+        ("--set", "data.max_bad=0.5"),
+        "class_lost",
+        {"class_lost": "no image of 'star' can be used."},
+    ),
+    "25 floats without a range": (
+        {"circle/f.tif": floats()},
+        (),
+        "needs_range",
+        {
+            "needs_range": "nothing says which values are black and white in 1 image of floats or long "
+            "integers. Declare these values, such as with --set 'data.value_range=[0, 1]', or save with "
+            "8 or 16 bits: 'circle/f.tif'.",
+            "too_many_bad": "1 of 11 pictures cannot be used",
+        },
+    ),
+    "25 a class of floats beside a damaged class": (
+        {"star/f.tif": floats(), "moon/0.png": b""},
+        (),
+        "needs_range",
+        {
+            "needs_range": "'star/f.tif'",
+            "class_lost": "no image of 'moon', 'star'",
+            "too_many_bad": "2 of 12",
+        },
+    ),
+    "25 floats with a range": ({"circle/f.tif": floats()}, ("--set", "data.value_range=[0, 1]"), None, {}),
+    "too many damaged": (
+        {"circle/x.png": b""},
+        (),
+        "too_many_bad",
+        {"too_many_bad": "1 of 11 pictures cannot be used"},
+    ),
+    "damaged, and allowed": ({"circle/x.png": b""}, ("--set", "data.max_bad=0.1"), None, {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("beside", "settings", "refused", "told"), list(STOPPING.values()), ids=list(STOPPING)
+)
+def test_what_would_stop_training_stands_in_front(
+    here, beside: Mapping[str, bytes], settings, refused, told
+) -> None:
+    photos = toys.shape_folders(here / "photos", counts={"circle": 5, "cross": 5})
+    for name, content in beside.items():
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(content)
+    before = traces(photos)
+    answer = ask("audit", photos, *settings)
+    assert answer.code == 0, answer.err
+    content = json.loads(Path("audit/audit.json").read_text())
+    first = content["conclusions"][: len(told)]
+    assert [(row["code"], row["severity"]) for row in first] == [(code, "serious") for code in told]
+    for row, words in zip(first, told.values(), strict=True):
+        assert row["message"].startswith("Training would stop: ")
+        assert words in row["message"]
+        assert row["message"] in answer.out
+    assert "Training would stop" not in str(content["conclusions"][len(told) :])
+    page = Path("audit/audit.html").read_text()
+    assert all(name in page for name in beside if told)
+    assert ("Training would stop: " in page) == bool(told)
+    if refused:
+        training = learn(photos, *settings)
+        assert (training.code, f"[{refused}]" in training.err) == (2, True)
+    assert traces(photos) == before
+
+
+@pytest.mark.parametrize("group_by", [None, "re:^([^/]+)/", "exif:date"])
+def test_there_is_a_page_even_where_no_picture_can_be_used(here, group_by) -> None:
+    photos = here / "photos"
+    for name in ("circle/0.png", "cross/0.png", "cross/1.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(b"")
+    answer = ask("audit", photos, *(("--group-by", group_by) if group_by else ()))
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith(
+        "0 pictures, 2 classes (folders).\n"
+        "  - Training would stop: no image of 'circle', 'cross' can be used. Repair the images, or remove "
+        "them and their class.\n"
+        "  - Training would stop: 3 of 3 pictures cannot be used; at most 5% may be left out."
+    )
+    assert "cross/1.png" in Path("audit/audit.html").read_text()
 
 
 @pytest.mark.parametrize("place", [".", "audit"])

@@ -8,7 +8,7 @@ Shapes: n images.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ def audit(dataset: Dataset, facts: Facts, clusters: Sequence[int] | NDArray[np.i
         noticed += class_findings(dataset)
     findings = tuple(dict.fromkeys(noticed))
     exact = exact_duplicates(dataset.samples)
+    split_of = {position: name for name, positions in dataset.splits.items() for position in positions}
     table: dict[str, Any] = {
         "images": len(dataset),
         "format": dataset.format,
@@ -67,8 +68,11 @@ def audit(dataset: Dataset, facts: Facts, clusters: Sequence[int] | NDArray[np.i
         "pixels": _pixels(dataset),
         "formats": dict(Counter(facts.format).most_common()),
         "bytes": {"total": int(facts.bytes.sum()), **_quantiles(facts.bytes)},
-        "duplicates": [*_sets(dataset, "file", exact), *_sets(dataset, "look", _near(dataset, clusters))],
-        "leaks": [row for leak in leaks for row in _sets(dataset, leak.kind, [leak.positions])],
+        "duplicates": [
+            *_sets(dataset, "file", exact, split_of),
+            *_sets(dataset, "look", _near(dataset, clusters), split_of),
+        ],
+        "leaks": [row for leak in leaks for row in _sets(dataset, leak.kind, [leak.positions], split_of)],
         "conflicts": _conflicts(dataset, exact),
         "outliers": _outliers(dataset, facts),
         "codes": _codes(findings),
@@ -151,9 +155,10 @@ def _near(dataset: Dataset, clusters: Iterable[int]) -> list[list[int]]:
     ]
 
 
-def _sets(dataset: Dataset, kind: str, sets: Iterable[Sequence[int]]) -> list[dict[str, Any]]:
+def _sets(
+    dataset: Dataset, kind: str, sets: Iterable[Sequence[int]], split_of: Mapping[int, str]
+) -> list[dict[str, Any]]:
     """The keys of each set and, where there are splits, the split of each key; the largest first."""
-    split_of = {position: name for name, positions in dataset.splits.items() for position in positions}
     return [
         {
             "kind": kind,

@@ -23,7 +23,8 @@ def conclusions(table: Table) -> list[dict[str, str]]:
     Args:
         table: The audit's table but for its conclusions.
     """
-    rows = [*_splits(table), *_labels(table), *_repeats(table), *_images(table), *_notes(table)]
+    parts = (_stopping, _splits, _labels, _repeats, _images, _notes)
+    rows = [row for part in parts for row in part(table)]
     rows.sort(key=lambda row: _SEVERITIES.index(row[0]))
     if all(severity == "note" for severity, _, _ in rows):
         rows.insert(0, ("note", "ready", "Nothing was found that speaks against training on these data."))
@@ -35,6 +36,28 @@ def _by_code(table: Table) -> dict[str, list[Mapping[str, str]]]:
     for finding in table["findings"]:
         found[finding["code"]].append(finding)
     return found
+
+
+def _stopping(table: Table) -> Iterator[Row]:
+    """What makes training stop before it begins."""
+    found = _by_code(table)
+    without_range = found["needs_range"]
+    if without_range:
+        message = (
+            f"Training would stop: nothing says which values are black and white in "
+            f"{_many(len(without_range), 'image')} of floats or long integers. Declare these values, such as "
+            f"with --set 'data.value_range=[0, 1]', or save with 8 or 16 bits: {_names(without_range)}."
+        )
+        yield "serious", "needs_range", message
+    lost = [repr(name) for name, counts in table["counts"].items() if not sum(counts.values())]
+    if lost:
+        message = (
+            f"Training would stop: no image of {_first_of(lost)} can be used. Repair the images, or remove "
+            "them and their class."
+        )
+        yield "serious", "class_lost", message
+    for finding in found["too_many_bad"]:
+        yield "serious", "too_many_bad", finding["message"]
 
 
 def _splits(table: Table) -> Iterator[Row]:
@@ -77,10 +100,9 @@ def _labels(table: Table) -> Iterator[Row]:
         )
         yield "attention", "imbalance", message
     totals = {name: sum(counts.values()) for name, counts in table["counts"].items()}
-    few = [f"{name!r} ({total})" for name, total in totals.items() if total < FEW]
+    few = [f"{name!r} ({total})" for name, total in totals.items() if 0 < total < FEW]
     if few:
-        listed = ", ".join(few[:_SHOWN]) + (f" and {len(few) - _SHOWN:,} more" if len(few) > _SHOWN else "")
-        message = f"Fewer than {FEW} images: {listed}. Their figures will be rough; add images."
+        message = f"Fewer than {FEW} images: {_first_of(few)}. Their figures will be rough; add images."
         yield "attention", "few_images", message
 
 
@@ -142,8 +164,11 @@ def _many(count: int, noun: str) -> str:
 
 
 def _names(findings: list[Mapping[str, str]]) -> str:
-    listed = ", ".join(repr(finding["where"]) for finding in findings[:_SHOWN])
-    return listed + (f" and {len(findings) - _SHOWN:,} more" if len(findings) > _SHOWN else "")
+    return _first_of([repr(finding["where"]) for finding in findings])
+
+
+def _first_of(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
 def _first(sets: list[Mapping[str, Any]]) -> str:

@@ -14,7 +14,9 @@ from pictune.errors import DataError
 _MOST_LISTED = 5
 
 
-def group_samples(dataset: Dataset, by: str, *, exif: Sequence[Exif] | None = None) -> Dataset:
+def group_samples(
+    dataset: Dataset, by: str, *, exif: Sequence[Exif] | None = None, required: bool = True
+) -> Dataset:
     """Gives the samples their groups.
 
     Args:
@@ -23,6 +25,9 @@ def group_samples(dataset: Dataset, by: str, *, exif: Sequence[Exif] | None = No
             finds in the key (its first group, or all of the match); ``exif:date`` for the day a picture
             was taken; ``exif:camera`` for the camera.
         exif: (n) what the files say about when and with which camera they were taken.
+        required: Whether a rule that finds nothing is an error. Where a model is judged on other images
+            than its own, the rule is only a wish: the images keep the groups they have, and a warning
+            says what that does to the intervals.
 
     Returns:
         The dataset with groups. Images for which nothing is found stand for themselves and are reported.
@@ -32,7 +37,9 @@ def group_samples(dataset: Dataset, by: str, *, exif: Sequence[Exif] | None = No
     """
     groups = _groups(dataset, by, exif)
     without = [sample.key for sample, group in zip(dataset.samples, groups, strict=True) if group is None]
-    if len(without) == len(groups):
+    if without and len(without) == len(groups):
+        if not required:
+            return replace(dataset, findings=(*dataset.findings, _without_groups(dataset, by)))
         examples = ", ".join(without[:_MOST_LISTED])
         raise DataError(
             f"--group-by {by} finds a group for none of {len(groups):,} images",
@@ -52,6 +59,17 @@ def group_samples(dataset: Dataset, by: str, *, exif: Sequence[Exif] | None = No
         )
         findings = (*findings, Finding("ungrouped", Outcome.WARN, "", message))
     return replace(dataset, samples=samples, findings=findings)
+
+
+def _without_groups(dataset: Dataset, by: str) -> Finding:
+    why = "nothing here names groups"
+    if by != "column":
+        why = f"--group-by {by} finds a group for none of these {len(dataset):,} images"
+    instead = "every interval counts each image for itself, and is too narrow where several belong together"
+    if any(sample.group is not None for sample in dataset.samples):
+        instead = "the groups that the table names are used instead"
+    message = f"The model's own data were grouped, but {why}: {instead}."
+    return Finding("ungrouped", Outcome.WARN, "", message)
 
 
 def _groups(dataset: Dataset, by: str, exif: Sequence[Exif] | None) -> list[str | None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -70,7 +71,8 @@ def ingest(
         limits: Which pictures are accepted.
         side: Shorter side of the stored pixels; None stores none.
         threads: How many pictures are decoded at once.
-        max_bad: Share of unusable pictures above which the work stops.
+        max_bad: Share of unusable pictures above which the work stops; with ``math.inf`` nothing stops it,
+            for those who want to see what there is.
         value_range: What is black and what is white in pictures whose values say nothing about it.
         progress: Called with how many pictures are done, and how many there are.
 
@@ -201,12 +203,17 @@ def _without_unusable(dataset: Dataset, seen: Seen, max_bad: float) -> Dataset:
         for sample, checksum, (width, height) in zip(usable.samples, seen.checksums, seen.sizes, strict=True)
     )
     usable = replace(usable, samples=samples, findings=(*dataset.findings, *seen.findings))
-    _check_losses(dataset, usable, max_bad)
+    if max_bad != math.inf:
+        for loss in losses(dataset, usable, max_bad):
+            raise loss
     return usable
 
 
-def _check_losses(before: Dataset, after: Dataset, max_bad: float) -> None:
-    """Counts what was left out while reading as well, but for lines that only repeat others."""
+def losses(before: Dataset, after: Dataset, max_bad: float) -> Iterator[DataError]:
+    """Every reason why too much was lost to train on the rest, the one to be told first in front.
+
+    What was left out while reading counts as well, but for lines that only repeat others.
+    """
     bad = [
         finding
         for finding in after.findings
@@ -218,22 +225,24 @@ def _check_losses(before: Dataset, after: Dataset, max_bad: float) -> None:
     lost = [name for name, count in before.count().items() if count and not counts[name]]
     total = len(after) + len(bad)
     share = f"{len(bad):,} of {total:,} pictures"
-    instead = "Repair or remove these files."
+    reasons = []
     if any(finding.outcome is Outcome.REJECT for finding in bad):
-        code, message = "needs_range", f"{share} cannot be used, some for want of a declared range of values"
         bad.sort(key=lambda finding: finding.outcome is not Outcome.REJECT)
+        message = f"{share} cannot be used, some for want of a declared range of values"
         instead = "Declare the range, or save these pictures with 8 or 16 bits."
-    elif lost:
-        code, message = "class_lost", f"no picture of {', '.join(map(repr, lost))} can be used"
-    elif len(bad) > max_bad * total:
-        code, message = "too_many_bad", f"{share} cannot be used; at most {max_bad:.0%} may be left out"
+        reasons.append(("needs_range", message, instead))
+    if lost:
+        message = f"no picture of {', '.join(map(repr, lost))} can be used"
+        reasons.append(("class_lost", message, "Repair or remove these files."))
+    if len(bad) > max_bad * total:
+        message = f"{share} cannot be used; at most {max_bad:.0%} may be left out"
         instead = "Repair or remove these files, or allow more with --set data.max_bad=<share>."
-    else:
-        return
+        reasons.append(("too_many_bad", message, instead))
     causes = [_said(finding) for finding in bad[:_MOST_SHOWN]]
     if len(bad) > _MOST_SHOWN:
         causes.append(f"and {len(bad) - _MOST_SHOWN:,} more")
-    raise DataError(message, code=code, causes=causes, instead=instead)
+    for code, message, instead in reasons:
+        yield DataError(message, code=code, causes=causes, instead=instead)
 
 
 def _said(finding: Finding) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 
 from pictune.data.auditing import audit as audit_table
 from pictune.data.decoding import decode
+from pictune.data.finding import Finding, Outcome
+from pictune.data.ingest import losses
 from pictune.data.pixels import shrink
 from pictune.data.sample import Dataset
 from pictune.data.scanning import escape
@@ -61,7 +64,8 @@ def audit(
 ) -> Audit:
     """Opens every picture and reports counts, sizes, damage, duplicates, leaks, imbalance, contradictions.
 
-    Nothing is changed, and nothing stops at the first problem.
+    Nothing is changed, and nothing stops at the first problem: what would stop training stands in front of
+    the conclusions.
 
     Args:
         data: A folder of class folders, or a table of paths and labels.
@@ -75,27 +79,42 @@ def audit(
     """
     reading.check_target(Path(folder), data=Path(data), flag="--out")
     recipe = parse(None, assignments=settings, flags={"data.group_by": group_by})
-    recipe = recipe.with_values(
-        data={"max_bad": 1.0}
-    )  # every unusable picture is listed; none stops the audit
     named = reading.read_named(Path(data), recipe.data)
     ingested = reading.open_pictures(
-        named, recipe.data, side=None, threads=len(os.sched_getaffinity(0)), progress=progress
+        named,
+        replace(recipe.data, max_bad=math.inf),  # every unusable picture is listed; none stops the audit
+        side=None,
+        threads=len(os.sched_getaffinity(0)),
+        progress=progress,
     )
+    dataset = _with_losses(named, ingested.dataset, recipe.data.max_bad)
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     content = {
         "data": escape(named.root.name),
-        "fingerprint": ingested.dataset.fingerprint,
-        **audit_table(ingested.dataset, ingested.facts, clusters),
+        "fingerprint": dataset.fingerprint,
+        **audit_table(dataset, ingested.facts, clusters),
         "created_with": {"pictune": __version__},
     }
     target = Path(folder)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-    pictures = _thumbnails(content, ingested.dataset, recipe.data)
+    pictures = _thumbnails(content, dataset, recipe.data)
     write_text(target / "audit.html", render_audit(content, pictures=pictures))
     write_json(target / "audit.json", content)
     return Audit(target, content)
+
+
+def _with_losses(before: Dataset, after: Dataset, max_bad: float) -> Dataset:
+    """Adds to what was noticed that too many pictures are unusable, where training would stop for that.
+
+    The other losses for which it would stop can be read from the pictures and classes themselves.
+    """
+    findings = [
+        Finding(loss.code, Outcome.REJECT, "", f"Training would stop: {loss.message}. {loss.instead}")
+        for loss in losses(before, after, max_bad)
+        if loss.code == "too_many_bad"
+    ]
+    return replace(after, findings=(*after.findings, *findings))
 
 
 def _thumbnails(

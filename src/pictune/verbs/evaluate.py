@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pictune.data.finding import Finding, Outcome
-from pictune.data.formats import tables
+from pictune.data.formats import read_dataset
+from pictune.data.grouping import group_samples
 from pictune.data.ingest import Ingested
 from pictune.data.sample import SPLITS, Dataset
 from pictune.data.scanning import escape
@@ -53,14 +54,17 @@ def evaluate(
     recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
     kept = reading.splits_of(run)
     if data is not None:
-        name = _name_of(Path(data))
-        ingested = _opened(Path(data), _layout(Path(data), recipe.data), recipe, model, progress)
-        chosen = ingested.dataset
+        named = _named(Path(data), recipe.data)
+        ungrouped = replace(recipe.data, group_by=None)
+        ingested = _opened(named, ungrouped, recipe, model, progress)
+        chosen = _grouped(ingested, recipe.data.group_by)
+        name = _report_name(run, Path(data), chosen.fingerprint)
         rows: Sequence[int] = range(len(chosen))
         findings = [*chosen.findings, *_known(run, chosen, kept)]
     else:
         name = _split_name(run, kept["splits"], split)
-        ingested = _opened(_home(run), recipe.data, recipe, model, progress)
+        named = reading.read_named(_home(run), recipe.data)
+        ingested = _opened(named, recipe.data, recipe, model, progress)
         rows = _rows(run, ingested.dataset, kept, name)
         chosen, findings = ingested.dataset.select(rows), list(reading.findings_of(kept["findings"]))
     assert ingested.store is not None, "evaluation stores its pictures"
@@ -78,28 +82,57 @@ def evaluate(
 
 
 def _opened(
-    path: Path, data: DataSection, recipe: Recipe, model: Model, progress: reading.Progress | None
+    named: Dataset, data: DataSection, recipe: Recipe, model: Model, progress: reading.Progress | None
 ) -> Ingested:
-    named = reading.read_named(path, data)
     threads = recipe.training.threads or len(os.sched_getaffinity(0))
     return reading.open_pictures(
         named, data, side=model.specification.side, threads=threads, progress=progress
     )
 
 
-def _layout(path: Path, data: DataSection) -> DataSection:
-    """How other pictures are read: by the same rules, but columns are only asked for in a table."""
-    data = replace(data, format="auto")
-    if tables.recognise(path):
-        return data
-    data = replace(data, image_column=None, label_column=None, split_column=None, label_separator=None)
-    return replace(data, group_by=None) if reading.is_column(data.group_by) else data
+def _named(path: Path, data: DataSection) -> Dataset:
+    """Other pictures, not yet opened; what was said of the run's own is a wish here."""
+    return read_dataset(
+        path,
+        format=data.format,
+        image_column=data.image_column,
+        label_column=data.label_column,
+        group_column=data.group_by if reading.is_column(data.group_by) else None,
+        label_separator=data.label_separator,
+        follow_outside=data.follow_outside,
+        judging=True,
+    )
 
 
-def _name_of(path: Path) -> str:
-    """What a report on other pictures is called; never like a split, which it is not."""
-    name = escape(path.resolve().name) or "data"
-    return f"{name}-data" if name in SPLITS else name
+def _grouped(ingested: Ingested, group_by: str | None) -> Dataset:
+    """Other pictures, grouped as the run's own were where the rule finds anything."""
+    if group_by is None:
+        return ingested.dataset
+    by = "column" if reading.is_column(group_by) else group_by
+    return group_samples(ingested.dataset, by, exif=ingested.facts.exif, required=False)
+
+
+def _report_name(run: Run, path: Path, fingerprint: str) -> str:
+    """What a report on other pictures is called; never like a split, which it is not.
+
+    The same pictures replace their own report. Where other pictures have a report of that name, a piece of
+    the fingerprint joins it, so that two folders called ``images`` do not overwrite one another's.
+    """
+    plain = escape(path.resolve().name) or "data"
+    plain = f"{plain}-data" if plain in SPLITS else plain
+    names = [plain, *(f"{plain}-{fingerprint[:length]}" for length in (8, 16))]
+    return next((name for name in names if _is_free(run, name, fingerprint)), f"{plain}-{fingerprint}")
+
+
+def _is_free(run: Run, name: str, fingerprint: str) -> bool:
+    """Whether there is no report of this name, or one on these very pictures."""
+    folder = run.path / "reports" / name
+    if not (folder / "report.json").exists():
+        return True
+    try:
+        return bool(Report.open(folder).content["dataset"]["fingerprint"] == fingerprint)
+    except (RunError, KeyError, TypeError):
+        return False  # whatever it is, it is not this
 
 
 def _known(run: Run, dataset: Dataset, kept: Mapping[str, Any]) -> list[Finding]:

@@ -134,7 +134,7 @@ def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
         elif finding.code not in {"leak", "conflicting_label"}:
             used_as_is[finding.code] += 1
     if used_as_is:
-        message = f"Used as they are, with a remark on each in splits.json: {_listed(used_as_is)}."
+        message = f"Used as they are, though odd; pictune audit names each: {_listed(used_as_is)}."
         yield _remark("used_as_is", "note", message)
     left_out = Counter(finding.code for finding in findings if finding.outcome is Outcome.QUARANTINE)
     if left_out:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import stat
 from collections import Counter
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def read_dataset(
     group_column: str | None = None,
     label_separator: str | None = None,
     follow_outside: bool = False,
+    judging: bool = False,
 ) -> Dataset:
     """Reads the images and labels below a folder or in a table; opens no image and writes nothing.
 
@@ -52,6 +54,9 @@ def read_dataset(
         group_column: The column that says which images belong together.
         label_separator: What stands between several labels of one image; makes the task multi-label.
         follow_outside: Whether links may leave the dataset's folder.
+        judging: Whether a model is judged on the dataset, and none is trained. One class and classes
+            without images are then reported, not refused. The format and the columns are wishes that came
+            with the model: used where they fit, and else recognised as if nothing had been said.
 
     Returns:
         The dataset, sorted by key, without splits; what was left out stands in its findings.
@@ -61,12 +66,12 @@ def read_dataset(
     """
     path = Path(path)
     options = ReadOptions(
-        image_column, label_column, split_column, group_column, label_separator, follow_outside
+        image_column, label_column, split_column, group_column, label_separator, follow_outside, judging
     )
     _refuse_what_is_no_dataset(path)
     chosen = _choose(path, format, options)
     unused = options.about_tables()
-    if chosen is not tables and unused:
+    if chosen is not tables and unused and not judging:
         raise DataError(
             f"{escape(str(path))} is read as {chosen.name}, but {' and '.join(unused)} belong to tables",
             code="unused_option",
@@ -117,24 +122,28 @@ def _is_archive(path: Path) -> bool:
 
 def _choose(path: Path, wanted: str, options: ReadOptions) -> Format:
     by_name = {known.name: known for known in FORMATS}
-    if wanted != "auto":
-        if wanted in by_name:
-            return by_name[wanted]
+    if wanted in by_name and not options.judging:
+        return by_name[wanted]
+    if wanted != "auto" and wanted not in by_name:
         raise DataError(
             f"there is no format called {wanted!r}{suggestion(wanted, by_name)}",
             code="unknown_format",
             instead=f"Choose one of auto, {', '.join(by_name)}.",
         )
     reasons = {known.name: reason for known in FORMATS if (reason := known.recognise(path))}
+    if options.judging and (wish := _wished(path, wanted, options, reasons)):
+        return by_name[wish]
     layout = unread_layout(path)
     if layout and "tables" not in reasons:
+        how = f"If it is one of these, say --set data.format={' or --set data.format='.join(by_name)}."
+        if options.judging:
+            how = "If there is such a table, give its own path."
         raise DataError(
             f"{escape(str(path))} looks like {layout}, which is not read yet",
             code="format_not_read",
-            instead="Class folders and tables of labels are read. If it is one of these, "
-            f"say --set data.format={' or --set data.format='.join(by_name)}.",
+            instead=f"Class folders and tables of labels are read. {how}",
         )
-    if options.about_tables() and len(reasons) != 1:
+    if not options.judging and options.about_tables() and len(reasons) != 1:
         return tables  # the user named a column, so a table is meant
     if len(reasons) == 1:
         return by_name[next(iter(reasons))]
@@ -142,10 +151,23 @@ def _choose(path: Path, wanted: str, options: ReadOptions) -> Format:
         raise DataError(
             f"{escape(str(path))} can be read in {len(reasons)} ways",
             code="ambiguous_format",
-            causes=[f"data.format={known}: {reason}" for known, reason in reasons.items()],
-            instead=f"Say which one is meant, such as with --set data.format={next(iter(reasons))}.",
+            causes=[
+                f"{'' if options.judging else 'data.format='}{known}: {reason}"
+                for known, reason in reasons.items()
+            ],
+            instead="Give the table's own path, or the path of a folder without it."
+            if options.judging
+            else f"Say which one is meant, such as with --set data.format={next(iter(reasons))}.",
         )
     raise _not_recognised(path)
+
+
+def _wished(path: Path, wanted: str, options: ReadOptions, reasons: Mapping[str, str]) -> str | None:
+    """The format by which a model's own data were read, where it fits other data as well."""
+    if wanted in reasons:
+        return wanted
+    told_of_table = wanted == tables.name or bool(options.about_tables())
+    return tables.name if told_of_table and len(reasons) != 1 and tables.holds_one(path) else None
 
 
 def _not_recognised(path: Path) -> DataError:

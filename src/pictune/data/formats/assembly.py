@@ -24,6 +24,7 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 _MOST_CAUSES = 200  # more lines than this help nobody; the rest is counted
+_MOST_NAMED = 10  # classes in one sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class ReadOptions:
         group_column: The column that says which images belong together.
         label_separator: What stands between several labels of one image; makes the task multi-label.
         follow_outside: Whether links may leave the dataset's folder.
+        judging: Whether a model is judged on the dataset, and none is trained. The columns are then wishes
+            that came with the model: where they are absent, they count as not named.
     """
 
     image_column: str | None = None
@@ -45,6 +48,7 @@ class ReadOptions:
     group_column: str | None = None
     label_separator: str | None = None
     follow_outside: bool = False
+    judging: bool = False
 
     def about_tables(self) -> dict[str, str]:
         """The options that only a table can use and that were given, by what they are called there."""
@@ -164,6 +168,7 @@ def finish(
     classes: Mapping[str, int],
     multilabel: bool,
     findings: Sequence[Finding],
+    judging: bool = False,
 ) -> Dataset:
     """Sorts, checks what every format must have, and makes the Dataset.
 
@@ -174,6 +179,8 @@ def finish(
         classes: Clean class names and how many images each was meant to have, before any was left out.
         multilabel: Whether an image may have several labels, or none.
         findings: Everything noticed so far; those that reject are raised.
+        judging: Whether nothing is trained on it; classes without images, and a single class, are then
+            reported.
 
     Raises:
         DataError: ``empty``, ``empty_class``, ``one_class`` or whatever the findings reject.
@@ -195,6 +202,8 @@ def finish(
         if len(classes) == 1 and not multilabel:
             message = f"There is only one class, {next(iter(classes))!r}; a classifier needs at least two."
             noticed.append(Finding("one_class", Outcome.REJECT, "", message))
+    if judging:
+        noticed = _for_judging(noticed, [name for name in classes if counts[name]], multilabel=multilabel)
     refuse(path, noticed)
     return Dataset(
         root=path,
@@ -205,6 +214,30 @@ def finish(
         multilabel=multilabel,
         findings=tuple(noticed),
     )
+
+
+def _for_judging(findings: Sequence[Finding], classes: Sequence[str], *, multilabel: bool) -> list[Finding]:
+    """Too few classes are no reason not to judge: they are told, in one sentence each, and not refused.
+
+    Args:
+        findings: As for training.
+        classes: Those that have images.
+        multilabel: Whether an image may have several labels, or none.
+    """
+    told = [finding for finding in findings if finding.code not in ("empty_class", "one_class")]
+    empty = sorted({finding.where for finding in findings if finding.code == "empty_class"})
+    if empty:
+        listed = ", ".join(empty[:_MOST_NAMED])
+        listed += f" and {len(empty) - _MOST_NAMED:,} more" if len(empty) > _MOST_NAMED else ""
+        message = f"Without an image that can be used, and so not judged: {listed}."
+        told.append(Finding("empty_class", Outcome.WARN, "", message))
+    if len(classes) == 1 and not multilabel:
+        message = (
+            f"All images are of one class, {classes[0]!r}: the numbers say how often it is found, and not "
+            "how often others are mistaken for it."
+        )
+        told.append(Finding("one_class", Outcome.WARN, "", message))
+    return told
 
 
 def _case_collisions(samples: Iterable[Sample]) -> list[Finding]:

@@ -69,6 +69,7 @@ def read(path: Path, options: ReadOptions) -> Dataset:
         classes={clean[raw]: count for raw, count in counts.items() if count},
         multilabel=False,
         findings=[*findings, *complaints, *ignored(listing)],
+        judging=options.judging,
     )
 
 

@@ -68,20 +68,31 @@ def _is_about_images(table: Path) -> bool:
     return known or table.suffix.lower() == ".parquet"
 
 
+def _likely_tables(folder: Path) -> list[Path]:
+    """The tables in a folder; of several those that are about images."""
+    found = _tables_in(folder)
+    return [table for table in found if _is_about_images(table)] if len(found) > 1 else found
+
+
 def _table_of(path: Path) -> Path:
     """The table itself, where a folder was named."""
     if path.is_file():
         return path
-    tables = _tables_in(path)
-    likely = [table for table in tables if _is_about_images(table)] if len(tables) > 1 else tables
+    likely = _likely_tables(path)
     if len(likely) == 1:
         return likely[0]
+    tables = _tables_in(path)
     raise DataError(
         f"{escape(str(path))} holds {len(tables) or 'no'} tables"
         + (f": {', '.join(escape(table.name) for table in tables)}" if tables else ""),
         code="several_tables" if tables else "no_table",
         instead="Give the path of the one that is meant.",
     )
+
+
+def holds_one(path: Path) -> bool:
+    """Whether a folder holds exactly one table that can be meant, whatever its columns are called."""
+    return len(_likely_tables(path)) == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +155,7 @@ def read(path: Path, options: ReadOptions) -> Dataset:
         classes={clean[raw]: count for raw, count in reader.counts.items()},
         multilabel=multilabel,
         findings=[*table.findings, *findings, *reader.findings, *complaints],
+        judging=options.judging,
     )
 
 
@@ -155,26 +167,35 @@ def _find_columns(table: Table, options: ReadOptions) -> tuple[_Columns, list[Fi
         "split": options.split_column,
         "group": options.group_column,
     }
-    chosen = {role: _find_column(table, role, given[role], findings) for role in _KNOWN}
-    refuse(table.file, [*table.findings, *findings] if findings else ())
+    # Who judges a model judges it on all images, so no split can be wrong and none is looked for.
+    roles = [role for role in _KNOWN if role != "split" or not options.judging]
+    chosen = {
+        role: _find_column(table, role, given[role], findings, judging=options.judging) for role in roles
+    }
+    if any(finding.outcome is Outcome.REJECT for finding in findings):
+        refuse(table.file, [*table.findings, *findings])
     assert chosen["image"] is not None
     assert chosen["label"] is not None
     if chosen["group"] is None:
         like_groups = [column for column in table.columns if column.casefold() in _LIKE_GROUPS]
         if like_groups:
-            message = (
-                f"The column {like_groups[0]!r} may say which images belong together; "
-                f"use it with --group-by {like_groups[0]}, so that no split separates them."
+            use = (
+                "call it 'group', and intervals will count what belongs together as one."
+                if options.judging
+                else f"use it with --group-by {like_groups[0]}, so that no split separates them."
             )
+            message = f"The column {like_groups[0]!r} may say which images belong together; {use}"
             findings.append(Finding("possible_group", Outcome.WARN, like_groups[0], message))
-    return _Columns(chosen["image"], chosen["label"], chosen["split"], chosen["group"]), findings
+    return _Columns(chosen["image"], chosen["label"], chosen.get("split"), chosen["group"]), findings
 
 
-def _find_column(table: Table, role: str, given: str | None, findings: list[Finding]) -> str | None:
+def _find_column(
+    table: Table, role: str, given: str | None, findings: list[Finding], *, judging: bool
+) -> str | None:
     """The column for one role; what is missing or unclear is noted."""
     shown = f"columns found: {', '.join(map(repr, table.columns)) or 'none'}"
     where = escape(table.file.name)
-    if given is not None:
+    if given is not None and (given in table.columns or not judging):
         if table.columns.count(given) == 1:
             return given
         found = (
@@ -188,15 +209,24 @@ def _find_column(table: Table, role: str, given: str | None, findings: list[Find
     known = _KNOWN[role]
     fitting = [column for column in table.columns if column.casefold() in known]
     if len(fitting) == 1:
+        if given is not None and role != "image":  # a wrong path shows itself, a wrong label does not
+            message = f"The model's own data call the {role} {given!r}; here {fitting[0]!r} was taken for it."
+            findings.append(Finding("other_column", Outcome.WARN, "", message))
         return fitting[0]
     if fitting:
         each = " and ".join(map(repr, fitting))
-        message = f"{where}: {each} may each be the {role}; say which with {_saying(role)}."
+        how = f"say which with {_saying(role)}"
+        if judging:
+            how = f"call the right one {given!r}" if given is not None else "leave one of them in the table"
+        message = f"{where}: {each} may each be the {role}; {how}."
         findings.append(Finding("ambiguous_column", Outcome.REJECT, where, message))
     elif role in ("image", "label"):
+        how = f" or name it with {_saying(role)}"
+        if judging:
+            how = f" or {given!r}, as in the model's own data" if given is not None else ""
         message = (
             f"{where}: no column for the {role}; {shown}. The first line must name the columns; call it "
-            f"{known[0]!r} or name it with {_saying(role)}."
+            f"{known[0]!r}{how}."
         )
         findings.append(Finding("missing_column", Outcome.REJECT, where, message))
     return None
@@ -224,7 +254,9 @@ def _separator(table: Table, columns: _Columns, options: ReadOptions) -> str | N
             f"{escape(table.file.name)}: {' and '.join(map(repr, used))} may each separate the labels "
             f"in {columns.label!r}",
             code="ambiguous_separator",
-            instead=f"Say which, such as with --set data.label_separator='{used[0]}'.",
+            instead="Use one of them throughout."
+            if options.judging
+            else f"Say which, such as with --set data.label_separator='{used[0]}'.",
         )
     return used[0] if used else None
 
