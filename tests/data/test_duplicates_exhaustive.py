@@ -59,6 +59,13 @@ def _frames(random: Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     return _flipped(random, hashes, 4), _noisy(random, np.repeat(_smooth(random, 1), count, axis=0))
 
 
+def _faint(random: Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Copies of less and less contrast, down to what proves nothing."""
+    which = random.integers(0, max(1, count // 4), count)
+    pictures = 128 + (_smooth(random, count)[which] - 128) * random.uniform(0.03, 0.25, (count, 1, 1))
+    return _any(random, count)[which], pictures.round().astype(np.uint8)
+
+
 def _video(random: Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
     """A slow change, in which a frame is near to the next ones only: long chains."""
     scenes = _smooth(random, count // 20 + 2)
@@ -86,6 +93,7 @@ def _sharing(mask: int):
 KINDS = {
     "copies": _copies,
     "frames": _frames,
+    "faint": _faint,
     "video": _video,
     "a flat margin": _sharing(TOP_ROWS),
     "a whole band": _sharing(BAND),
@@ -96,7 +104,7 @@ BANDS, EVERYTHING = 0, 1
 """As the cost of each comparison these decide which way is the cheaper one."""
 
 
-def _exhaustive(hashes: np.ndarray, thumbnails: np.ndarray) -> list[int]:
+def _exhaustive(hashes: np.ndarray, thumbnails: np.ndarray, checksums=()) -> list[int]:
     """All pairs, and then the least number of all neighbours, until no number changes."""
     grey = thumbnails.reshape(len(thumbnails), -1).astype(float)
     textured = grey.std(axis=1) >= LEAST_CONTRAST
@@ -105,6 +113,8 @@ def _exhaustive(hashes: np.ndarray, thumbnails: np.ndarray) -> list[int]:
     alike &= np.bitwise_count(hashes[:, None] ^ hashes) <= MOST_BITS
     alike |= (grey[:, None] == grey).all(axis=2)
     alike &= textured[:, None] & textured
+    if len(checksums):
+        alike |= np.array([[bool(one) and one == other for other in checksums] for one in checksums])
     np.fill_diagonal(alike, val=True)
     cluster = np.arange(len(hashes))
     while not np.array_equal(cluster, least := np.where(alike, cluster, len(hashes)).min(axis=1)):
@@ -125,6 +135,20 @@ def _small(*, side: int, large: int, cost: int | None):
                 yield
 
 
+@contextmanager
+def _counted():
+    """How many thumbnails are compared."""
+    count = [0]
+    agree = duplicates._Search._agree
+
+    def counting(self, products, left, right):
+        count[0] += products.size
+        return agree(self, products, left, right)
+
+    with mock.patch.object(duplicates._Search, "_agree", counting):
+        yield count
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(sorted(KINDS)),
@@ -133,12 +157,30 @@ def _small(*, side: int, large: int, cost: int | None):
     side=st.sampled_from([1, 3, 16, 512]),
     large=st.sampled_from([0, 4, 100, 10**9]),
     cost=st.sampled_from([None, BANDS, EVERYTHING]),
+    equal=st.floats(0, 0.9),
 )
-def test_every_way_finds_what_all_pairs_give(kind, seed, count, side, large, cost):
-    hashes, thumbnails = KINDS[kind](default_rng(seed), count)
+def test_every_way_finds_what_all_pairs_give(kind, seed, count, side, large, cost, equal):
+    """A share of the files is equal, so that large clusters are known before anything is compared."""
+    random = default_rng(seed)
+    hashes, thumbnails = KINDS[kind](random, count)
+    checksums = ["same" if yes else "" for yes in random.random(count) < equal]
     with _small(side=side, large=large, cost=cost):
-        found = duplicate_clusters(hashes, thumbnails)
-    assert found.tolist() == _exhaustive(hashes, thumbnails)
+        found = duplicate_clusters(hashes, thumbnails, checksums=checksums)
+    assert found.tolist() == _exhaustive(hashes, thumbnails, checksums)
+
+
+@pytest.mark.parametrize("cost", [BANDS, EVERYTHING], ids=["bands", "everything"])
+def test_a_large_cluster_hides_no_single_link(cost):
+    """Ninety files are equal and look like nothing else; each of the other ten is a copy of one of them."""
+    random = default_rng(6)
+    which = np.concatenate([np.arange(90), random.choice(90, 10, replace=False)])
+    order = random.permutation(100)
+    hashes = _flipped(random, _any(random, 90)[which], 3)[order]
+    thumbnails = np.clip(_smooth(random, 90)[which] + random.normal(0, 1, (100, 16, 16)), 0, 255)
+    checksums = ["same" if position < 90 else "" for position in order]
+    with _small(side=8, large=0, cost=cost):
+        found = duplicate_clusters(hashes, thumbnails[order].astype(np.uint8), checksums=checksums)
+    assert set(found.tolist()) == {0}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,16 +204,39 @@ def test_bands_share_all_bits_and_leave_one_with_at_most_one_difference():
     assert {(band >> c & column).bit_count() for band in bands for c in range(8)} == {2}
 
 
+def _hardest(random: Generator) -> list[int]:
+    """For each bit seven that differ: this one, and two of each of the three bands without it."""
+    bits = [[bit for bit in range(64) if int(band) >> bit & 1] for band in duplicates._BANDS]
+    return [
+        sum(
+            1 << int(b)
+            for band in bits
+            for b in ([bit] if bit in band else random.choice(band, 2, replace=False))
+        )
+        for bit in range(64)
+    ]
+
+
 def test_every_near_pair_is_proposed():
     random = default_rng(1)
-    hashes = _any(random, 500)
-    hashes = np.concatenate([hashes, _flipped(random, hashes, MOST_BITS)])
+    flips = np.array(_hardest(random) * 4, dtype=np.uint64)
+    count = len(flips)
+    hashes = _any(random, count)
+    hashes = np.concatenate([hashes, hashes ^ flips])
     proposed = set()
     for band in duplicates._BANDS:
-        meetings = duplicates._meetings(hashes, np.arange(1000), band)
+        meetings = duplicates._meetings(hashes, np.arange(2 * count), band)
         for left, right in meetings.small():
             proposed |= set(zip(left.tolist(), right.tolist(), strict=True))
-    assert all((a, a + 500) in proposed or (a + 500, a) in proposed for a in range(500))
+    assert all((a, a + count) in proposed or (a + count, a) in proposed for a in range(count))
+
+
+@pytest.mark.parametrize("count", [20, 2000])
+def test_what_is_known_to_be_equal_is_not_compared(count):
+    with _counted() as compared:
+        clusters = duplicate_clusters(*_frames(default_rng(0), count), checksums=["same"] * count)
+    assert set(clusters.tolist()) == {0}
+    assert compared == [0]
 
 
 def test_links_that_stand_there_many_times_hold():
@@ -190,20 +255,6 @@ def test_limits_are_decided_in_whole_numbers():
     np.testing.assert_array_equal(table, whole)
     rows = np.einsum("pc,pc->p", grey.astype(np.float32), grey[::-1].astype(np.float32))
     np.testing.assert_array_equal(rows, whole[np.arange(64), np.arange(64)[::-1]])
-
-
-@contextmanager
-def _counted():
-    """How many thumbnails are compared."""
-    count = [0]
-    agree = duplicates._Search._agree
-
-    def counting(self, products, left, right):
-        count[0] += products.size
-        return agree(self, products, left, right)
-
-    with mock.patch.object(duplicates._Search, "_agree", counting):
-        yield count
 
 
 def _peak(hashes, thumbnails) -> int:

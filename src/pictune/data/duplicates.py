@@ -73,7 +73,9 @@ def duplicate_clusters(
     clusters = _Clusters(n)
     clusters.join(*_equal_pairs(checksums))
     search = _Search(hashes, thumbnails.reshape(n, -1), clusters)
-    search.run(_distinct(search))
+    distinct = _distinct(search)
+    clusters.merge()
+    search.run(distinct)
     clusters.merge()
     _, first, inverse = np.unique(clusters.of, return_index=True, return_inverse=True)
     return np.asarray(first[inverse], dtype=np.int64)
@@ -108,7 +110,6 @@ class _Clusters:
 
         if self._waiting:
             left, right = self.of[np.concatenate(self._waiting, axis=1)]
-            # One link may stand here many times. Equal entries are added up, and truth values can't overflow.
             ones, n = np.ones(len(left), dtype=np.bool_), len(self.of)
             _, merged = connected_components(coo_array((ones, (left, right)), shape=(n, n)), directed=False)
             self.of = merged[self.of].astype(np.int64)
