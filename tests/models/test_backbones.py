@@ -19,7 +19,7 @@ from pictune.models.preprocess import Preprocess
 # name, pixels a side, pooled features
 NETWORKS = [
     ("cnn", 32, 512),
-    ("resnet9", 32, 512),
+    ("resnet9", 32, 256),
     ("resnet18", 32, 512),
     ("inception_v3", 75, 2048),
     ("convnext_atto", 32, 320),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 WIDTHS = (32, 64, 128, 256, 512)
+SLIM_WIDTHS = (32, 64, 128, 192, 256)  # of resnet9: its residual blocks double the filters of a stage
 SHORTCUTS = 3  # of resnet9: its deepest stages end in a residual block
 
 
@@ -108,11 +109,11 @@ def cnn(*, outputs: int, dropout: float = 0.0, widths: Sequence[int] = WIDTHS, b
     return Cnn(nn.Sequential(*stages), features=widths[-1], outputs=outputs, dropout=dropout)
 
 
-def resnet9(*, outputs: int, dropout: float = 0.0, widths: Sequence[int] = WIDTHS) -> Cnn:
+def resnet9(*, outputs: int, dropout: float = 0.0, widths: Sequence[int] = SLIM_WIDTHS) -> Cnn:
     """A short residual network that learns fast from scratch; a residual block ends each deep stage.
 
     After the network with which David Page trained CIFAR-10 in minutes ("How to train your ResNet", 2018),
-    with a strided first layer for larger pictures.
+    with a strided first layer for larger pictures, and slimmer, for few of them.
 
     Args:
         outputs: How many numbers the last layer gives; 0 leaves the last layer out.
