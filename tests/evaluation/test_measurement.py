@@ -290,6 +290,20 @@ def test_learning_curves_get_a_plain_verdict(epochs, verdict):
     assert answer["sentence"].endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("unseen", "val_loss", "verdict"),
+    [
+        (None, [1, 0.6, 0.59], "overfitting"),
+        (300, [1, 0.6, 0.59], "overfitting"),
+        (15, [1, 0.6, 0.59], "fits well"),  # 2 of 15 images more or less are chance
+        (300, [1, 0.6, 0.4], "underfitting"),  # what is still learnt says nothing yet
+    ],
+)
+def test_a_gap_that_may_be_chance_or_is_still_closing_is_no_overfitting(unseen, val_loss, verdict):
+    epochs = history([1, 0.5, 0.4], val_loss, train_accuracy=[0.5, 0.8, 0.85], val_accuracy=[0.5, 0.7, 0.73])
+    assert fit_verdict(epochs, unseen=unseen)["verdict"] == verdict
+
+
 def test_the_verdict_names_the_epoch_where_it_turned():
     answer = fit_verdict(history([1, 0.5, 0.2, 0.1, 0.05], [1, 0.6, 0.5, 0.7, 0.9]))
     assert answer["best_epoch"] == 3

@@ -20,12 +20,14 @@ UNDERFITTING = "underfitting"
 FITS = "fits well"
 
 
-def fit_verdict(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def fit_verdict(epochs: Sequence[Mapping[str, Any]], *, unseen: int | None = None) -> dict[str, Any]:
     """Whether a model fits its data, from one record an epoch.
 
     Args:
         epochs: In order; each with ``epoch``, ``train_loss`` and ``val_loss``, and optionally one score in
             0..1, higher is better, as ``train_<metric>`` and ``val_<metric>``.
+        unseen: How many validation images there are: what chance alone may do is no sign of overfitting.
+            None when that is not known.
 
     Returns:
         ``verdict`` (fits well, overfitting, underfitting, too little to tell), a plain ``sentence``, and
@@ -40,7 +42,8 @@ def fit_verdict(epochs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             None,
         )
     best = min(told, key=lambda row: row["val_loss"])
-    verdict, sentence = _overfitting(told, best) or _underfitting(told, best) or _fits(best)
+    # Where the loss on unseen images still falls, training images may well be ahead: it is too early to tell.
+    verdict, sentence = _rose(told, best) or _underfitting(told, best) or _apart(best, unseen) or _fits(best)
     return _answer(verdict, sentence, best["epoch"])
 
 
@@ -52,7 +55,7 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _overfitting(told: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> tuple[str, str] | None:
+def _rose(told: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> tuple[str, str] | None:
     last = told[-1]
     # The last two epochs together, so that a single unlucky one does not decide.
     ended = min(row["val_loss"] for row in told[-2:])
@@ -62,8 +65,13 @@ def _overfitting(told: Sequence[Mapping[str, Any]], best: Mapping[str, Any]) -> 
             f"Overfitting: after epoch {best['epoch']} the loss on unseen images rose from "
             f"{best['val_loss']:.3g} to {last['val_loss']:.3g} while the training loss went on falling."
         )
+    return None
+
+
+def _apart(best: Mapping[str, Any], images: int | None) -> tuple[str, str] | None:
     for name, trained, unseen in _scores(best):
-        if trained - unseen > GAP:
+        chance = 2 * math.sqrt(trained * (1 - trained) / images) if images else 0.0
+        if trained - unseen > max(GAP, chance):
             return OVERFITTING, (
                 f"Overfitting: at its best epoch {best['epoch']} the model reached {name} {trained:.2f} on "
                 f"training images and {unseen:.2f} on unseen ones."

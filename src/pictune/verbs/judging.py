@@ -194,7 +194,7 @@ def curves(run: Run) -> dict[str, Any]:
         **series,
         "learning_rate": [row["learning_rate"] for row in rows],
         "best_epoch": best,
-        "verdict": fit_verdict(records),
+        "verdict": fit_verdict(records, unseen=len(run.read("splits.json").get("splits", {}).get("val", ()))),
     }
 
 
