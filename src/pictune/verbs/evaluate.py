@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from pictune.data.finding import Finding, Outcome
-from pictune.data.formats import read_dataset
 from pictune.data.grouping import group_samples
 from pictune.data.ingest import Ingested
 from pictune.data.sample import SPLITS, Dataset
@@ -54,7 +53,7 @@ def evaluate(
     recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
     kept = reading.splits_of(run)
     if data is not None:
-        named = _named(Path(data), recipe.data)
+        named = reading.read_named(Path(data), recipe.data, judging=True)
         ungrouped = replace(recipe.data, group_by=None)
         ingested = _opened(named, ungrouped, recipe, model, progress)
         chosen = _grouped(ingested, recipe.data.group_by)
@@ -87,20 +86,6 @@ def _opened(
     threads = recipe.training.threads or len(os.sched_getaffinity(0))
     return reading.open_pictures(
         named, data, side=model.specification.side, threads=threads, progress=progress
-    )
-
-
-def _named(path: Path, data: DataSection) -> Dataset:
-    """Other pictures, not yet opened; what was said of the run's own is a wish here."""
-    return read_dataset(
-        path,
-        format=data.format,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        group_column=data.group_by if reading.is_column(data.group_by) else None,
-        label_separator=data.label_separator,
-        follow_outside=data.follow_outside,
-        judging=True,
     )
 
 

@@ -30,17 +30,24 @@ log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def read_named(path: Path, data: DataSection) -> Dataset:
-    """The dataset at a path, its files not yet opened."""
+def read_named(path: Path, data: DataSection, *, judging: bool = False) -> Dataset:
+    """The dataset at a path, its files not yet opened.
+
+    Args:
+        path: A folder or a table.
+        data: What was said about it; when judging, about the data that the model has learnt from.
+        judging: Whether a model is judged on the dataset, which is then taken whole; see `read_dataset`.
+    """
     return read_dataset(
         path,
         format=data.format,
         image_column=data.image_column,
         label_column=data.label_column,
-        split_column=data.split_column,
+        split_column=None if judging else data.split_column,
         label_separator=data.label_separator,
         group_column=data.group_by if is_column(data.group_by) else None,
         follow_outside=data.follow_outside,
+        judging=judging,
     )
 
 
