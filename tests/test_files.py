@@ -202,3 +202,13 @@ def test_where_the_cache_lies(monkeypatch):
 
     monkeypatch.setattr(Path, "home", homeless)
     assert cache_folder().name == f"pictune-{os.getuid()}"
+
+
+def test_advice_for_a_place_that_may_not_be_written_to_fits_the_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("PICTUNE_CACHE", str(tmp_path / "cache"))
+    for path, advice in (
+        ("cache/pictures/a.bin", "with PICTUNE_CACHE"),
+        ("runs/x/model.json", "--runs for runs"),
+    ):
+        with pytest.raises(MachineError, match=advice), disk_errors(tmp_path / path):
+            raise PermissionError(errno.EACCES, "Permission denied")

@@ -13,6 +13,7 @@ from PIL import Image
 
 import toys
 from pictune.errors import DataError, RunError
+from pictune.evaluation.reporting import Report
 from pictune.run import Run
 from pictune.verbs.evaluate import evaluate
 
@@ -135,6 +136,14 @@ class TestSplits:
         path.write_bytes(content)
         with pytest.raises(RunError, match="it was changed"):
             evaluate(copied)
+
+
+def test_a_number_without_an_interval_is_told_with_the_reason(finished) -> None:
+    report = Report.open(finished.run.report("test"))
+    lone = {"value": 0.25, "low": None, "high": None, "reason": "there is one group only"}
+    content = {**report.content, "metrics": {**report.content["metrics"], "log_loss": lone}}
+    told = Report(report.folder, content).summary()
+    assert "log loss            0.250 (no interval: there is one group only)" in told
 
 
 class TestOtherPictures:
