@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 WIDTHS = (32, 64, 128, 256, 512)
-SLIM_WIDTHS = (32, 64, 128, 192, 256)  # of resnet9: its residual blocks double the filters of a stage
+SLIM_WIDTHS = (32, 64, 128, 192, 256)  # of resnet9; with `WIDTHS` it learns few pictures by heart
 SHORTCUTS = 3  # of resnet9: its deepest stages end in a residual block
 
 
