@@ -16,7 +16,7 @@ from pictune.models.losses import LOSSES
 from pictune.run import Journal
 from pictune.tasks.answering import answer
 from pictune.tasks.classification import Classification
-from pictune.training.fitting import Fit
+from pictune.training.job import Fit
 from pictune.training.machine import Arithmetic, Machine
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.plan import Plan

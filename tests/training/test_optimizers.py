@@ -92,9 +92,18 @@ def test_put_down_and_taken_up_it_goes_the_same_way(name, tmp_path):
 def test_what_is_frozen_is_in_no_group():
     network = bowl()
     network.weight.requires_grad = False
-    decaying, spared = parameter_groups(network, weight_decay=0.1)
-    assert decaying["params"] == []
+    (spared,) = parameter_groups(network, weight_decay=0.1)
     assert spared["params"] == [network.bias]
+    assert spared["weight_decay"] == 0
+
+
+def test_each_rate_has_its_own_groups_and_what_is_anchored_does_not_decay():
+    network = bowl()
+    slow, fast = parameter_groups(network, weight_decay=0.1, rates={"weight": 0.25})[::-1]
+    assert (slow["params"], slow["rate"], slow["weight_decay"]) == ([network.weight], 0.25, 0.1)
+    assert (fast["params"], fast["rate"]) == ([network.bias], 1.0)
+    (together,) = parameter_groups(network, weight_decay=0.1, anchored={"weight"})
+    assert (len(together["params"]), together["weight_decay"]) == (2, 0.0)
 
 
 def test_sgd_without_momentum_can_still_be_made():

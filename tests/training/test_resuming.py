@@ -12,7 +12,8 @@ from lessons import Recorder, left_behind, lesson, loader, tiny
 
 from pictune.errors import StoppedError
 from pictune.training import checkpoints
-from pictune.training.fitting import Fit, fit
+from pictune.training.fitting import fit
+from pictune.training.job import Fit
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.plan import Plan
 

@@ -62,6 +62,10 @@ class Cnn(nn.Module):
         """The last layer."""
         return self.fc
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, str]:  # noqa: FBT001, FBT002 - timm's signature
+        """The layer groups, as timm's networks tell them: one a stage."""
+        return {"stem": r"^stages\.0\.", "blocks": r"^stages\.(\d+)\."}
+
     def reset_classifier(self, num_classes: int) -> None:
         """A new last layer with this many outputs, at random; 0 leaves it out."""
         device = next(self.parameters()).device

@@ -8,98 +8,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
 
-from pictune.data.loading import Batch, Loader
+from pictune.data.loading import Batch
 from pictune.errors import DivergedError, MachineError, StoppedError
-from pictune.run import Journal
-from pictune.tasks.task import Task, Tensors
+from pictune.models.freezing import train_mode
+from pictune.tasks.task import Tensors
 from pictune.training import checkpoints
 from pictune.training.averaging import MovingAverage
-from pictune.training.machine import Arithmetic, Machine, addressed_randomness, is_out_of_memory, place
-from pictune.training.optimizers import MakeOptimizer, parameter_groups
-from pictune.training.plan import Plan
-from pictune.training.schedules import Schedule
+from pictune.training.job import Fit, Progress
+from pictune.training.machine import addressed_randomness, is_out_of_memory, place
+from pictune.training.optimizers import parameter_groups
 
 HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "log_loss": False}
 MOST_HALVINGS = 3
 SAVING_SHARE = 0.05  # after an epoch a checkpoint is written unless that would take more of the time
-
-
-class Watcher(Protocol):
-    """Who is told how training goes; a progress bar, a web page, a test."""
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
-        """Called after every batch."""
-
-    def epoch(self, facts: Mapping[str, Any]) -> None:
-        """Called after every epoch with its line of the journal."""
-
-    def say(self, sentence: str) -> None:
-        """Called when something happened that a person should know."""
-
-
-@dataclass
-class Progress:
-    """How far training has come: all that a checkpoint must hold beside tensors."""
-
-    epoch: int = 0
-    batch: int = 0
-    steps: int = 0
-    loss_sum: float = 0.0
-    scores: list[float] = field(default_factory=list)
-    best_epoch: int = -1
-    best_loss: float = 0.0
-    halvings: int = 0
-    journal: int = 0
-    done: bool = False
-    cycles: list[int] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Everything one training needs, joined by a verb.
-
-    Args:
-        network: Learns in place.
-        task: Names the losses.
-        loader: Training pictures.
-        validate: Takes a network in evaluation mode, gives the task's quick numbers on the validation
-            pictures and, under names that begin with ``train_``, on training pictures.
-        make_optimizer: Builds the optimizer from parameter groups.
-        weight_decay: For matrices and filters; never for biases and normalisation.
-        schedule: Share of the highest rate at each moment.
-        plan: How long and how carefully.
-        machine: Where.
-        arithmetic: In which precision and layout.
-        folder: Where checkpoints lie.
-        journal: Where facts of learning are written.
-        names: File names by position, for naming the pictures of a bad batch.
-        watcher: Who is told.
-        stop: Gives the signal that asks to stop, or 0.
-    """
-
-    network: nn.Module
-    task: Task
-    loader: Loader
-    validate: Callable[[nn.Module], dict[str, float]]
-    make_optimizer: MakeOptimizer
-    weight_decay: float
-    schedule: Schedule
-    plan: Plan
-    machine: Machine
-    arithmetic: Arithmetic
-    folder: Path
-    journal: Journal
-    names: Sequence[str]
-    watcher: Watcher
-    stop: Callable[[], int]
 
 
 def fit(job: Fit) -> Progress:
@@ -138,28 +65,43 @@ def out_of_memory(sentence: str) -> MachineError:
 
 def best_weights(folder: Path, progress: Progress) -> dict[str, torch.Tensor]:
     """The weights that did best on the validation pictures."""
-    return checkpoints.load_checkpoint(best_path(folder, progress))[0]
+    return checkpoints.load_checkpoint(epoch_path(folder, progress.best_epoch))[0]
 
 
-def best_path(folder: Path, progress: Progress) -> Path:
-    """Where the weights lie that did best so far."""
-    return folder / f"best-{progress.best_epoch}.safetensors"
+def epoch_path(folder: Path, epoch: int) -> Path:
+    """Where the weights of one of the best epochs lie."""
+    return folder / f"best-{epoch}.safetensors"
+
+
+def _merit(kept: tuple[float, float, int]) -> tuple[float, float]:
+    """What the best epochs are ranked by: the score, and the log-loss among equals."""
+    return kept[:2]
 
 
 class _Fitting:
     """The moving parts of one training."""
 
     def __init__(self, job: Fit) -> None:
-        self.job = job
+        self.job, self.plan = job, job.plan
         self.network = place(job.network, job.machine.device, job.arithmetic.memory_format)
-        self.optimizer = job.make_optimizer(parameter_groups(self.network, weight_decay=job.weight_decay))
+        self.optimizer = job.make_optimizer(
+            parameter_groups(
+                self.network, weight_decay=job.weight_decay, rates=job.rates, anchored=job.anchors
+            )
+        )
         self.accelerator = job.machine.accelerator(job.arithmetic.precision)
         self.wrapped, self.stepper = self.accelerator.prepare(self.network, self.optimizer)
-        self.average = MovingAverage(self.network, decay=job.plan.ema) if job.plan.ema else None
-        self.highest = [group["lr"] for group in self.optimizer.param_groups]
+        self.average = MovingAverage(self.network, decay=self.plan.ema) if self.plan.ema else None
+        self.highest = [group["lr"] * group["rate"] for group in self.optimizer.param_groups]
+        self.learning = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+        self.anchors = [
+            (self.learning[name], anchor.detach().clone().to(self.learning[name].device))
+            for name, anchor in job.anchors.items()
+            if name in self.learning
+        ]
         self.progress = Progress()
         self.saved_at, self.saving_took = time.monotonic(), 0.0
-        self.unsaved_best: dict[str, torch.Tensor] = {}  # the best weights, until a checkpoint is written
+        self.unsaved: dict[int, dict[str, torch.Tensor]] = {}  # the best epochs' weights, until a checkpoint
         self.window: list[tuple[int, Batch]] = []  # batches since the last step
 
     @property
@@ -171,36 +113,60 @@ class _Fitting:
             self.restore()
         else:
             self.save()  # so that a kill before the first interval still finds a beginning
-        plan, progress = self.job.plan, self.progress
-        # A run that was stopped early is done as well, until it is extended by another cycle.
-        progress.done = progress.done and progress.cycles == list(plan.cycles)
-        progress.cycles = list(plan.cycles)
+        progress, cycles = self.progress, list(self.plan.cycles)
+        if progress.cycles != cycles:  # it begins, or was extended by another cycle
+            progress.cycles, progress.done, progress.cut = cycles, False, 0
+        if progress.cut:
+            self.plan = self.plan.cut_to(progress.cut)
         begun = progress.epoch
-        while progress.epoch < plan.epochs and not progress.done:
+        while progress.epoch < self.plan.epochs and not progress.done:
             started = time.monotonic()
             self.train_epoch()
             facts = self.close_epoch()
+            if self.plan.seconds:
+                self.mind_the_time(time.monotonic() - started)
             signal = self.maybe_save(at_most=self.saving_took / SAVING_SHARE)
             self.job.watcher.epoch(facts)
-            if progress.epoch == begun + 1 < plan.epochs:
-                self.job.watcher.say(_how_long(time.monotonic() - started, plan.epochs - progress.epoch))
+            if progress.epoch == begun + 1 < self.plan.epochs:
+                left = self.plan.epochs - progress.epoch
+                self.job.watcher.say(_how_long(time.monotonic() - started, left))
             self.heed(signal)
         return progress
+
+    def mind_the_time(self, spent: float) -> None:
+        """Leaves out later epochs when all of them would take longer than the plan allows."""
+        plan, progress = self.plan, self.progress
+        progress.seconds += spent
+        if progress.done:
+            return
+        affordable = max(int((plan.seconds - progress.seconds) / (progress.seconds / progress.epoch)), 0)
+        if progress.epoch + affordable >= plan.epochs:
+            return
+        progress.cut, progress.done = progress.epoch + affordable, affordable == 0
+        self.plan = plan.cut_to(progress.cut)
+        self.job.journal.add("cut", epochs=progress.cut, planned=plan.epochs)
+        self.job.watcher.say(f"The time allows {progress.cut} of {plan.epochs} epochs.")
 
     def train_epoch(self) -> None:
         """The rest of the current epoch, batch by batch."""
         job, progress = self.job, self.progress
-        self.wrapped.train()
+        self.thaw(job.waiting(progress.epoch))
+        train_mode(self.wrapped)
         total = len(job.loader)
         for batch in job.loader.batches(progress.epoch, start=progress.batch):
             self.set_rate(progress.epoch + progress.batch / total)
-            closes = (progress.batch + 1) % job.plan.accumulate == 0 or progress.batch + 1 == total
+            closes = (progress.batch + 1) % self.plan.accumulate == 0 or progress.batch + 1 == total
             loss = self.learn(batch, closes=closes)
             progress.loss_sum += loss
             progress.batch += 1
-            job.watcher.step(progress.epoch, job.plan.epochs, progress.batch, total, loss)
+            job.watcher.step(progress.epoch, self.plan.epochs, progress.batch, total, loss)
             if closes:
                 self.heed(self.maybe_save())
+
+    def thaw(self, waiting: Collection[str]) -> None:
+        """Freezes what still waits, and lets everything else learn that ever will."""
+        for name, parameter in self.learning.items():
+            parameter.requires_grad = name not in waiting
 
     def learn(self, batch: Batch, *, closes: bool) -> float:
         """One batch: gradients, and a step when ``closes``. Halves the micro-batch when memory runs out."""
@@ -209,12 +175,26 @@ class _Fitting:
         if closes:
             self.check_gradients()
             self.stepper.step()
+            self.pull_back()
             self.progress.steps += 1
             if self.average is not None:
                 self.average.follow(self.network, step=self.progress.steps)
             self.optimizer.zero_grad(set_to_none=True)
             self.window.clear()
         return loss
+
+    @torch.no_grad()
+    def pull_back(self) -> None:
+        """L2-SP: moves anchored weights a little towards where they came from (arXiv 1802.01483).
+
+        Decoupled from the gradient, as AdamW's decay is, and with the rate of their own group.
+        """
+        if not self.anchors:
+            return
+        rates = {id(p): group["lr"] for group in self.optimizer.param_groups for p in group["params"]}
+        for parameter, anchor in self.anchors:
+            if parameter.requires_grad:
+                parameter.lerp_(anchor, min(rates[id(parameter)] * self.job.pull, 1.0))
 
     def gradients_within_memory(self, batch: Batch) -> float:
         """A batch's gradients; short of memory, those of all since the last step in smaller pieces."""
@@ -244,14 +224,14 @@ class _Fitting:
         job, progress = self.job, self.progress
         whole = len(batch.images)
         size = math.ceil(whole / 2**progress.halvings)
-        begun = number - number % job.plan.accumulate
-        batches = min(job.plan.accumulate, len(job.loader) - begun)  # an epoch's last step may have fewer
+        begun = number - number % self.plan.accumulate
+        batches = min(self.plan.accumulate, len(job.loader) - begun)  # an epoch's last step may have fewer
         tensors = to_device(batch, job.machine.device)
         counted = job.task.weigh(tensors)
         # A step's other batches are not known yet: a batch counts beside them as much as it does on average.
         beside = counted / whole if batches > 1 else 1.0
         summed = 0.0
-        with addressed_randomness(job.plan.seed, progress.epoch, number, job.machine.device):
+        with addressed_randomness(self.plan.seed, progress.epoch, number, job.machine.device):
             for first in range(0, whole, size):
                 part = slice(first, first + size)
                 piece = Tensors(tensors.images[part], tensors.targets[part])
@@ -269,7 +249,7 @@ class _Fitting:
     def check_gradients(self) -> None:
         """Clips the gradient, and stops before a step that is not finite."""
         learning = [p for p in self.network.parameters() if p.grad is not None]
-        norm = float(self.accelerator.clip_grad_norm_(learning, self.job.plan.clip or math.inf))
+        norm = float(self.accelerator.clip_grad_norm_(learning, self.plan.clip or math.inf))
         scaler = self.accelerator.scaler
         if not math.isfinite(norm) and scaler is None:  # an fp16 scaler skips such a step by itself
             raise self.diverged("The gradient", norm, [batch for _, batch in self.window])
@@ -289,7 +269,7 @@ class _Fitting:
 
     def set_rate(self, done: float) -> None:
         scores = self.progress.scores
-        factor = self.job.schedule(*self.job.plan.place(done), scores)
+        factor = self.job.schedule(*self.plan.place(done), scores)
         for group, highest in zip(self.optimizer.param_groups, self.highest, strict=True):
             group["lr"] = highest * factor
 
@@ -304,12 +284,14 @@ class _Fitting:
                 f"The network's answers in epoch {progress.epoch + 1} are no numbers any more",
                 instead=f"Lower the rate: --lr {self.highest[0] / 10:g}",
             )
-        sign = 1.0 if HIGHER_IS_BETTER[job.plan.select_by] else -1.0
-        score = sign * quick[job.plan.select_by]
+        sign = 1.0 if HIGHER_IS_BETTER[self.plan.select_by] else -1.0
+        score = sign * quick[self.plan.select_by]
         loss = quick.get("log_loss", 0.0)  # settles ties, which few validation pictures make likely
-        if not progress.scores or (score, -loss) > (max(progress.scores), -progress.best_loss):
-            progress.best_epoch, progress.best_loss = progress.epoch, loss
-            self.unsaved_best = {name: tensor.clone() for name, tensor in judged.state_dict().items()}
+        ranked = sorted([*progress.kept, (score, -loss, progress.epoch)], key=_merit, reverse=True)
+        progress.kept = ranked[: self.plan.soup]  # among equals the earlier one stays first
+        if any(epoch == progress.epoch for _, _, epoch in progress.kept):
+            kept = {name: tensor.clone() for name, tensor in judged.state_dict().items()}
+            self.unsaved[progress.epoch] = kept
         progress.scores.append(score)
         facts = {
             "epoch": progress.epoch + 1,
@@ -320,16 +302,16 @@ class _Fitting:
         }
         job.journal.add("epoch", **facts)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        extended = job.plan.epochs - job.plan.cycles[-1]  # an extension waits anew
+        extended = self.plan.epochs - self.plan.cycles[-1]  # an extension waits anew
         waited = progress.epoch - max(progress.best_epoch + 1, extended)
-        progress.done = progress.epoch >= job.plan.epochs or 0 < job.plan.early_stopping <= waited
+        progress.done = progress.epoch >= self.plan.epochs or 0 < self.plan.early_stopping <= waited
         return facts
 
     def maybe_save(self, *, at_most: float = math.inf) -> int:
         """Saves when the training is done or stopped, or the last time is long ago; returns the signal."""
         signal = self.job.stop()
         waited = time.monotonic() - self.saved_at
-        if signal or self.progress.done or waited > min(at_most, self.job.plan.checkpoint_seconds):
+        if signal or self.progress.done or waited > min(at_most, self.plan.checkpoint_seconds):
             self.save()
         return signal
 
@@ -344,9 +326,10 @@ class _Fitting:
     def save(self) -> None:
         """Writes the best weights and the checkpoint that names them, then forgets older ones."""
         started = time.monotonic()
-        if self.unsaved_best:
-            checkpoints.save_checkpoint(best_path(self.job.folder, self.progress), self.unsaved_best, {})
-            self.unsaved_best = {}
+        for _, _, epoch in self.progress.kept:
+            if epoch in self.unsaved:
+                checkpoints.save_checkpoint(epoch_path(self.job.folder, epoch), self.unsaved[epoch], {})
+        self.unsaved = {}
         self.progress.journal = self.job.journal.sync()
         memory, plain = checkpoints.pack_optimizer(self.optimizer)
         tensors = {
@@ -367,15 +350,17 @@ class _Fitting:
         self.saving_took = self.saved_at - started
 
     def forget_older_best(self) -> None:
-        """Removes best weights that the checkpoint does not name."""
+        """Removes weights of epochs that the checkpoint does not name."""
+        named = {epoch_path(self.job.folder, epoch) for _, _, epoch in self.progress.kept}
         for old in self.job.folder.glob("best-*.safetensors"):
-            if old != best_path(self.job.folder, self.progress):
+            if old not in named:
                 old.unlink()
 
     def restore(self) -> None:
         """Goes back to the newest checkpoint: tensors, progress and the journal's length."""
         tensors, facts = checkpoints.load_checkpoint(self.last)
         self.progress = Progress(**facts["progress"])
+        self.progress.kept = [(score, merit, epoch) for score, merit, epoch in self.progress.kept]
         checkpoints.load_network(self.network, checkpoints.below("network", tensors))
         checkpoints.unpack_optimizer(
             self.optimizer, checkpoints.below("optimizer", tensors), facts["optimizer"]

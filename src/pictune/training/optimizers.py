@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated
 
 import torch
@@ -20,13 +20,32 @@ Decay = Annotated[float, Setting("weight decay (L2)", low=0, high=1, search=Sear
 Beta = Annotated[float, Setting("memory of the running mean", low=0, high=0.9999)]
 
 
-def parameter_groups(network: nn.Module, *, weight_decay: float) -> Groups:
-    """The learning parameters in two groups: matrices and filters decay, all else does not."""
-    learning = [p for p in network.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def parameter_groups(
+    network: nn.Module,
+    *,
+    weight_decay: float,
+    rates: Mapping[str, float] | None = None,
+    anchored: Collection[str] = (),
+) -> Groups:
+    """The learning parameters in groups: matrices and filters decay, all else does not.
+
+    Args:
+        network: Parameters without a gradient are left out.
+        weight_decay: For matrices and filters.
+        rates: Share of the highest rate by parameter name; 1 for those not named.
+        anchored: Names of parameters that are pulled elsewhere than to zero, and so do not decay.
+
+    Returns:
+        One group for each rate and decay, with its share of the highest rate as ``rate``.
+    """
+    rates = rates or {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            decay = weight_decay if parameter.ndim > 1 and name not in anchored else 0.0
+            groups.setdefault((rates.get(name, 1.0), decay), []).append(parameter)
+    order = sorted(groups, key=lambda pair: (-pair[0], -pair[1]))
+    return [{"params": groups[rate, decay], "weight_decay": decay, "rate": rate} for rate, decay in order]
 
 
 def sgd(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Plan:
         select_by: Which of the task's quick numbers chooses the best weights; among equals ``log_loss`` does.
         seed: Where all randomness starts.
         checkpoint_seconds: Longest time between two checkpoints.
+        soup: How many of the best epochs' weights are kept, to be averaged in the end; at least 1.
+        seconds: How long training may take, 0 for no limit; epochs that would take longer are left out.
     """
 
     cycles: tuple[int, ...]
@@ -28,6 +30,8 @@ class Plan:
     select_by: str = "accuracy"
     seed: int = 0
     checkpoint_seconds: float = 300.0
+    soup: int = 1
+    seconds: float = 0.0
 
     @property
     def epochs(self) -> int:
@@ -42,3 +46,9 @@ class Plan:
                 return done - start, length
             start += length
         raise AssertionError("a plan has at least one cycle")
+
+    def cut_to(self, epochs: int) -> Plan:
+        """The plan with its last cycle shortened, so that it has this many epochs in all."""
+        before = self.epochs - self.cycles[-1]
+        assert epochs > before, "only the last cycle can be cut"
+        return replace(self, cycles=(*self.cycles[:-1], epochs - before))

@@ -7,7 +7,7 @@ from pathlib import Path
 from pictune.data.digits import draw_digits
 from pictune.files import disk_errors
 from pictune.run import Run
-from pictune.training.fitting import Watcher
+from pictune.training.job import Watcher
 from pictune.verbs.reading import Progress, check_target
 from pictune.verbs.train import train
 

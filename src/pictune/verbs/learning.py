@@ -24,7 +24,8 @@ from pictune.run import Journal, Run
 from pictune.tasks.answering import answer
 from pictune.tasks.classification import Classification
 from pictune.tasks.model import Model, Specification
-from pictune.training.fitting import Fit, Watcher, best_weights, fit
+from pictune.training.fitting import best_weights, fit
+from pictune.training.job import Fit, Watcher
 from pictune.training.machine import Machine
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.plan import Plan

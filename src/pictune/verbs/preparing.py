@@ -20,7 +20,7 @@ from pictune.models.backbones import describe
 from pictune.models.weights import Weights
 from pictune.recipes import DataSection, Recipe
 from pictune.tasks.model import Specification, assemble, side_of
-from pictune.training.fitting import Watcher
+from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs import reading, settling
 from pictune.verbs.judging import versions

@@ -13,7 +13,7 @@ from pictune.models.weights import Weights
 from pictune.recipe_text import load_yaml
 from pictune.recipes import read_recipe
 from pictune.run import Journal, Run
-from pictune.training.fitting import Watcher
+from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs import reading
 from pictune.verbs.learning import learn

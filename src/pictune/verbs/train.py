@@ -18,7 +18,7 @@ from pictune.models.weights import find_weights
 from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
 from pictune.run import Run, all_runs, check_name
-from pictune.training.fitting import Watcher
+from pictune.training.job import Watcher
 from pictune.training.machine import Machine
 from pictune.verbs import reading, settling
 from pictune.verbs.learning import learn
