@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from pictune.cli import main
 from pictune.errors import RecipeError
-from pictune.recipe_text import dump_yaml, load_yaml
+from pictune.recipe_text import dump_yaml, load_yaml, parse_assignments
 from pictune.recipes import (
     Choice,
     Recipe,
     merge,
-    parse_assignments,
     read_recipe,
     settings_of,
 )

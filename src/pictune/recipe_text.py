@@ -1,8 +1,8 @@
-"""Recipes as text: documented YAML out, plain YAML in."""
+"""Recipes as text: documented YAML out, plain YAML and ``a.b=c`` in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -100,3 +100,43 @@ def _line(name: str, value: object, note: str) -> str:
     )
     line = f"  {name}: {text}"
     return f"{line:<{COLUMN}} # {note}" if note else line
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turns ``a.b=c`` texts into nested values; the right side is read as YAML.
+
+    Raises:
+        RecipeError: With every text that is no assignment and every setting given twice.
+    """
+    nested: dict[str, Any] = {}
+    mistakes = []
+    for text in assignments:
+        path, equals, value = text.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not equals or not dot or not key:
+            mistakes.append(f"{text!r} is not of the form section.setting=value")
+            continue
+        read = _read_value(value)
+        values = nested.setdefault(section, {})
+        if key in values and values[key] != read:
+            mistakes.append(f"{path}: given twice, as {values[key]!r} and as {read!r}")
+        values[key] = read
+    if mistakes:
+        raise RecipeError("some settings could not be understood", causes=mistakes)
+    return nested
+
+
+def _read_value(text: str) -> Any:
+    """The value that a text means: a number, yes or no, a list in brackets, else the text itself.
+
+    YAML reads ``|`` as an empty block, ``#`` as nothing and ``re: x`` as a mapping; typed behind an
+    equals sign they are meant as they stand.
+    """
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    bare = text.strip()
+    if isinstance(read, Mapping | list | str) and bare[:1] not in tuple("[{'\""):
+        return bare
+    return (bare or text) if read is None and bare.lower() not in {"null", "~"} else read

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, cast, get_type_hints
 
-import yaml
-
 from pictune.errors import RecipeError
 from pictune.settings import Parts, Search, Setting, check_value, setting_of, suggestion
 
@@ -93,6 +91,41 @@ class ModelSection:
 
 
 @dataclass(frozen=True)
+class TransferSection:
+    """How much of what the network knows is kept, and what need not be computed twice."""
+
+    freeze: Annotated[
+        str,
+        Setting("layers that stay as they are: none | backbone | a number of groups | a layer | a pattern"),
+    ] = "none"
+    layer_decay: Annotated[
+        float,
+        Setting(
+            "rate of a group of layers beside the one above it", above=0, high=1, search=Search(0.5, 1.0)
+        ),
+    ] = 1.0
+    l2_sp: Annotated[
+        float, Setting("pull towards the pretrained weights instead of to zero; 0 is off", low=0, high=10)
+    ] = 0.0
+    reinitialise: Annotated[
+        int, Setting("blocks below the head that start at random again", low=0, high=100)
+    ] = 0
+    teacher: Annotated[str | None, Setting("a run whose model is imitated")] = None
+    teacher_share: Annotated[
+        float, Setting("share of the loss that imitates the teacher", above=0, high=1)
+    ] = 0.5
+    temperature: Annotated[
+        float, Setting("how much the teacher's and the student's answers are softened", low=1, high=20)
+    ] = 2.0
+    views: Annotated[
+        int | Auto,
+        Setting("augmented looks at each picture that take turns; 0 draws new ones", low=0, high=64),
+    ] = "auto"
+    cache: Annotated[bool, Setting("compute once, and keep, what lies below everything that learns")] = True
+    cache_gigabytes: Annotated[float, Setting("most that all cached features may take", above=0)] = 20.0
+
+
+@dataclass(frozen=True)
 class AugmentationSection:
     """How training pictures are varied."""
 
@@ -141,6 +174,20 @@ class TrainingSection:
             choices=("auto", "accuracy", "balanced_accuracy", "macro_f1", "log_loss"),
         ),
     ] = "auto"
+    preset: Annotated[
+        str, Setting("how long what auto chooses may take", choices=("fast", "good", "best"))
+    ] = "good"
+    minutes: Annotated[float, Setting("how long all of it may take; 0 for no limit", low=0, high=100_000)] = (
+        0.0
+    )
+    soup: Annotated[
+        int,
+        Setting("best epochs whose weights are averaged while that helps; 1 takes the best", low=1, high=20),
+    ] = 1
+    first_size: Annotated[
+        int | None,
+        Setting("side of the images in the first epoch, growing to model.image_size", low=16, high=2048),
+    ] = None
     seed: Annotated[int, Setting("where all randomness starts", low=0, high=2**31 - 1)] = 0
     device: Annotated[str, Setting("auto, cpu, cuda or cuda:<n>")] = "auto"
     threads: Annotated[int, Setting("threads of arithmetic on the CPU; 0 takes all", low=0)] = 0
@@ -165,6 +212,8 @@ class Recipe:
     data: DataSection = field(default_factory=DataSection)
     split: SplitSection = field(default_factory=SplitSection)
     model: ModelSection = field(default_factory=ModelSection)
+    technique: Choice = field(default_factory=Choice)
+    transfer: TransferSection = field(default_factory=TransferSection)
     loss: Choice = field(default_factory=Choice)
     optimizer: Choice = field(default_factory=Choice)
     schedule: Choice = field(default_factory=Choice)
@@ -212,8 +261,8 @@ def read_recipe(given: Mapping[str, Any], tables: Tables) -> Recipe:
 
     Args:
         given: Sections and their values; what is left out takes its default.
-        tables: The tables of parts by section name (``loss``, ``optimizer``, ``schedule``,
-            ``mixing``) and the augmentation steps under ``augmentation``.
+        tables: The tables of parts by section name (``technique``, ``loss``, ``optimizer``,
+            ``schedule``, ``mixing``) and the augmentation steps under ``augmentation``.
 
     Raises:
         RecipeError: With every mistake, each with the nearest known name.
@@ -309,46 +358,6 @@ def _augmentation_mistakes(section: AugmentationSection | None, steps: Parts[Any
             continue
         mistakes += steps[name].check({k: v for k, v in step.items() if k != "name"}, where)[1]
     return mistakes
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Turns ``a.b=c`` texts into nested values; the right side is read as YAML.
-
-    Raises:
-        RecipeError: With every text that is no assignment and every setting given twice.
-    """
-    nested: dict[str, Any] = {}
-    mistakes = []
-    for text in assignments:
-        path, equals, value = text.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not equals or not dot or not key:
-            mistakes.append(f"{text!r} is not of the form section.setting=value")
-            continue
-        read = _read_value(value)
-        values = nested.setdefault(section, {})
-        if key in values and values[key] != read:
-            mistakes.append(f"{path}: given twice, as {values[key]!r} and as {read!r}")
-        values[key] = read
-    if mistakes:
-        raise RecipeError("some settings could not be understood", causes=mistakes)
-    return nested
-
-
-def _read_value(text: str) -> Any:
-    """The value that a text means: a number, yes or no, a list in brackets, else the text itself.
-
-    YAML reads ``|`` as an empty block, ``#`` as nothing and ``re: x`` as a mapping; typed behind an
-    equals sign they are meant as they stand.
-    """
-    try:
-        read = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    bare = text.strip()
-    if isinstance(read, Mapping | list | str) and bare[:1] not in tuple("[{'\""):
-        return bare
-    return (bare or text) if read is None and bare.lower() not in {"null", "~"} else read
 
 
 def merge(first: Mapping[str, Any], second: Mapping[str, Any], *, names: tuple[str, str]) -> dict[str, Any]:

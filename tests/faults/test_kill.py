@@ -30,7 +30,7 @@ WORDS = (
     *("--image-size", "32", "--epochs", "3", "--batch-size", "8", "--augment", "medium"),
     *("--set", "training.threads=1", "--set", "training.precision=fp32"),
     *("--set", "training.memory_format=contiguous", "--set", "training.ema=0.9"),
-    *("--set", "training.checkpoint_minutes=0.002", "--set", "evaluation.resamples=100"),
+    *("--set", "training.checkpoint_minutes=0.0002", "--set", "evaluation.resamples=100"),
 )
 KEPT = ("model/weights.safetensors", "model/model.json", "journal.jsonl", "reports/test/report.json")
 

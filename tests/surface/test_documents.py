@@ -14,7 +14,8 @@ import yaml
 from typer.core import TyperGroup
 
 from pictune.cli import app
-from pictune.recipes import Recipe, parse_assignments, read_recipe
+from pictune.recipe_text import parse_assignments
+from pictune.recipes import Recipe, read_recipe
 from pictune.verbs.tables import TABLES
 
 ROOT = Path(__file__).parents[2]

@@ -98,7 +98,7 @@ def test_where_no_picture_could_be_opened_the_size_is_the_usual_one():
 )
 def test_epochs_and_batches_follow_from_how_many_pictures_there_are(count, epochs, batch):
     dataset = pictures({"a": count // 2, "b": count // 2})
-    settled, reasons = settling.settle_training(recipe(), dataset, gpu=False)
+    settled, reasons = settling.settle_training(recipe(), dataset, gpu=False, pretrained=False)
     assert (settled.training.epochs, settled.training.batch_size) == (epochs, batch)
     assert f"{count:,} pictures" in reasons["training.epochs"]
 
@@ -114,7 +114,7 @@ def test_epochs_and_batches_follow_from_how_many_pictures_there_are(count, epoch
 )
 def test_uneven_classes_are_judged_by_macro_f1(counts, multilabel, chosen, loss):
     dataset = pictures(counts, multilabel=multilabel)
-    settled, _ = settling.settle_training(recipe(), dataset, gpu=False)
+    settled, _ = settling.settle_training(recipe(), dataset, gpu=False, pretrained=False)
     assert (settled.training.select_by, settled.loss.name) == (chosen, loss)
 
 
@@ -125,24 +125,69 @@ def test_what_was_given_stays_and_needs_no_reason():
         optimizer={"name": "sgd", "learning_rate": 0.1},
         schedule={"name": "step"},
         mixing={"name": "mixup"},
+        technique={"name": "gradual"},
+        transfer={"views": 0},
         augmentation={"preset": "heavy"},
         training={"epochs": 3, "batch_size": 5, "select_by": "log_loss"},
     )
     dataset = pictures({"a": 100, "b": 3})
     settled, reasons = settling.settle_size(given, dataset, gpu=False, scratch=True)
-    settled, more = settling.settle_training(settled, dataset, gpu=False)
+    settled, more = settling.settle_training(settled, dataset, gpu=False, pretrained=False)
     assert (reasons, more) == ({}, {})
-    for section in ("model", "augmentation", "training"):
+    for section in ("model", "transfer", "augmentation", "training"):
         assert getattr(settled, section) == getattr(given, section)
     assert (settled.loss.name, settled.loss.settings["gamma"]) == ("focal", 1.5)
     assert (settled.optimizer.name, settled.optimizer.settings["learning_rate"]) == ("sgd", 0.1)
     assert (settled.schedule.name, settled.mixing.name) == ("step", "mixup")
+    assert settled.technique.name == "gradual"
+
+
+@pytest.mark.parametrize(
+    ("given", "pretrained", "technique"),
+    [
+        ({}, False, "full"),
+        ({}, True, "lp_ft"),
+        ({"training": {"preset": "fast"}}, True, "head"),
+        ({"transfer": {"freeze": "backbone"}}, False, "head"),
+        ({"transfer": {"freeze": "2"}}, True, "lp_ft"),
+        ({"technique": {"name": "lora"}}, True, "lora"),
+    ],
+)
+def test_the_technique_follows_from_where_the_network_starts(given, pretrained, technique):
+    dataset = pictures({"a": 50, "b": 50})
+    settled, _ = settling.settle_training(recipe(**given), dataset, gpu=False, pretrained=pretrained)
+    assert settled.technique.name == technique
+
+
+@pytest.mark.parametrize(
+    ("given", "views"),
+    [
+        ({"technique": {"name": "head"}}, 4),
+        ({"transfer": {"freeze": "1"}}, 4),
+        ({"technique": {"name": "full"}}, 0),
+        ({"technique": {"name": "head"}, "augmentation": {"preset": "none"}}, 0),
+        ({"technique": {"name": "head"}, "mixing": {"name": "mixup"}}, 0),
+        ({"technique": {"name": "head"}, "training": {"epochs": 5}}, 0),
+        ({"technique": {"name": "head"}, "transfer": {"views": 7}}, 7),
+    ],
+)
+def test_views_take_turns_where_features_of_them_can_be_kept(given, views):
+    dataset = pictures({"a": 50, "b": 50})
+    settled, _ = settling.settle_training(recipe(**given), dataset, gpu=False, pretrained=True)
+    assert settled.transfer.views == views
+
+
+def test_a_pull_towards_pretrained_weights_needs_some():
+    with pytest.raises(RecipeError, match="there are none"):
+        settling.settle_training(
+            recipe(transfer={"l2_sp": 0.1}), pictures({"a": 9, "b": 9}), gpu=False, pretrained=False
+        )
 
 
 def test_settings_that_do_not_fit_what_auto_chose_are_named():
     given = recipe(loss={"gamma": 2}, optimizer={"momentum": 0.5})
     with pytest.raises(RecipeError) as caught:
-        settling.settle_training(given, pictures({"a": 9, "b": 9}), gpu=False)
+        settling.settle_training(given, pictures({"a": 9, "b": 9}), gpu=False, pretrained=False)
     told = str(caught.value)
     assert "loss.gamma" in told
     assert "optimizer.momentum" in told

@@ -38,7 +38,7 @@ class TestAFinishedRun:
         assert out.startswith("teal-fox on 9 pictures of the test split (in brackets: 95 % intervals)\n")
         assert err.startswith("Every layer starts at random, because model.weights is none.\n")
         assert "60 pictures, 3 classes (folders).\n" in err
-        assert "cnn at 32 pixels, 2 epochs, fp32; 42 train, 9 val, 9 test.\n" in err
+        assert "cnn at 32 pixels, technique full, 2 epochs, fp32; 42 train, 9 val, 9 test.\n" in err
         assert len(re.findall(r"^epoch +[12]  loss ", err, re.MULTILINE)) == 2
 
     def test_printed_numbers_are_those_of_the_report(self, finished) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +27,28 @@ class Batch(NamedTuple):
     """What a step learns from.
 
     Args:
-        images: (n, s, s, 3) uint8, RGB.
+        images: (n, s, s, 3) uint8, RGB; or (n, ...) float32, what a part of the network made of them.
         targets: (n, k) float32; one-hot, multi-hot, or mixed.
         positions: (n) int64, where the pictures stand in the dataset.
     """
 
-    images: Pixels
+    images: NDArray[Any]
     targets: NDArray[np.float32]
     positions: NDArray[np.int64]
+
+
+class Batches(Protocol):
+    """Where batches come from: stored pictures, cached features, or pictures that are being drawn."""
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Which pictures it yields."""
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from number ``start`` on; the same for the same numbers, always."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,8 @@ class Loader:
         mix: Mixes the pictures and targets of a batch (MixUp, CutMix).
         seed: Where the order and all augmentation start.
         workers: Threads beside the caller; 0 prepares in line.
+        views: How many views of each picture take turns, epoch by epoch, the same whatever the seed;
+            0 draws a new one every time.
     """
 
     pictures: Sequence[Pixels]
@@ -69,6 +85,7 @@ class Loader:
     mix: Mix | None = None
     seed: int = 0
     workers: int = 1
+    views: int = 0
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -112,8 +129,40 @@ class Loader:
         for row, position in enumerate(positions):
             # Balanced sampling may draw a picture twice: then its place in the order is its address.
             place = int(position) if self.weights is None else number * self.batch_size + row
-            images[row] = self.view(self.pictures[int(position)], address(self.seed, epoch, place))
+            generator = (
+                address(0, epoch % self.views, int(position), lane=Lane.VIEW)
+                if self.views
+                else address(self.seed, epoch, place)
+            )
+            images[row] = self.view(self.pictures[int(position)], generator)
         targets = self.targets[positions]
         if self.mix is not None:
             images, targets = self.mix(images, targets, address(self.seed, epoch, number, lane=Lane.BATCH))
         return Batch(images, targets, positions)
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Loaders of growing image size that take turns; an epoch has as many batches in each.
+
+    Args:
+        loaders: At least one.
+        starts: The epoch from which on each of them is read; the first is 0.
+    """
+
+    loaders: Sequence[Loader]
+    starts: Sequence[int]
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Which pictures it yields."""
+        return self.loaders[0].positions
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.loaders[0])
+
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from number ``start`` on."""
+        reached = sum(first <= epoch for first in self.starts)
+        return self.loaders[reached - 1].batches(epoch, start=start)

@@ -149,6 +149,28 @@ def _began(module: str, calls: Mapping[str, _Call]) -> int:
     return calls[module].began if module else -1
 
 
+def read_input(network: nn.Module, module: str, given: Tensor) -> Tensor:
+    """What goes into a module of a network when the network is given something.
+
+    Args:
+        network: In the mode in which it is to run.
+        module: Name of the module; what comes after it is not computed.
+        given: What the network takes.
+    """
+
+    def reach(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        raise _Reached(inputs[0])
+
+    handle = network.get_submodule(module).register_forward_pre_hook(reach)
+    try:
+        network(given)
+    except _Reached as reached:
+        return reached.activation
+    finally:
+        handle.remove()
+    raise AssertionError(f"the network does not come to its module {module}")
+
+
 class _Reached(Exception):  # noqa: N818 - not an error: the forward pass has come as far as it should
     """Carries the activation out of a forward pass."""
 

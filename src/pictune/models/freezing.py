@@ -220,3 +220,37 @@ def _still(module: nn.Module) -> None:
         return
     for child in module.children():
         _still(child)
+
+
+def head_modules(network: nn.Module) -> tuple[str, ...]:
+    """Names of the modules that hold the last layer's parameters; one for nearly all networks."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in sorted(head_tensors(network))))
+
+
+def reinitialise(network: nn.Module, fresh: nn.Module, *, blocks: int) -> tuple[str, ...]:
+    """Gives the last blocks below the head the values of a network that has learnt nothing, in place.
+
+    The uppermost layers know most about the old task (Zhang et al. 2021, arXiv 2006.05987).
+
+    Args:
+        network: A backbone.
+        fresh: The same one, at random.
+        blocks: How many of the finest layer groups.
+
+    Returns:
+        Names of the groups.
+
+    Raises:
+        RecipeError: When the network has fewer.
+    """
+    groups = layer_groups(network, fine=True)[:-1]
+    if blocks > len(groups):
+        raise RecipeError(
+            f"transfer.reinitialise: {blocks} blocks are to start anew, and {len(groups)} lie below the head",
+            instead="Give a smaller number, or train from scratch with model.weights=none.",
+        )
+    modules = {name.rpartition(".")[0] for group in groups[-blocks:] for name in group.tensors}
+    values = fresh.state_dict()
+    anew = {name: t for name, t in values.items() if name.rpartition(".")[0] in modules}
+    network.load_state_dict(anew, strict=False)
+    return tuple(group.name for group in groups[-blocks:])

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pictune.data.loading import Loader
+from pictune.data.loading import Batches
 from pictune.tasks.task import Task
 
 
 def answer(
     network: nn.Module,
     task: Task,
-    loader: Loader,
+    loader: Batches,
     *,
     device: torch.device,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
@@ -27,7 +27,7 @@ def answer(
     Args:
         network: Put into evaluation mode, and back.
         task: Turns outputs into confidences.
-        loader: Pictures; not shuffled.
+        loader: Pictures, or features if the network takes those; not shuffled.
         device: Where the network lies.
         precision: The context in which the forward pass runs.
 

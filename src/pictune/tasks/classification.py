@@ -14,6 +14,7 @@ from torch import nn
 
 from pictune.data.sample import Annotation, Labels
 from pictune.models.losses import Loss
+from pictune.tasks.distillation import Teacher
 from pictune.tasks.table import ClassTable
 from pictune.tasks.task import Prediction, Task, Tensors
 
@@ -29,6 +30,7 @@ class Classification(Task):
         threshold: From this confidence on a multi-label class is answered.
         loss: What is minimised; None for a model that is only used.
         class_weights: (k) weight of each class in the loss, or None.
+        teacher: Whose answers are imitated while learning, or None.
     """
 
     name = "classification"
@@ -41,12 +43,14 @@ class Classification(Task):
         threshold: float = 0.5,
         loss: Loss | None = None,
         class_weights: torch.Tensor | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
         self.classes = tuple(classes)
         self.multilabel = multilabel
         self._threshold = threshold
         self._loss = loss
         self._class_weights = class_weights
+        self._teacher = teacher
 
     def targets(self, annotations: Sequence[Annotation | None]) -> NDArray[np.float32]:
         """(n, k) one-hot, or multi-hot when multi-label; unlabelled rows are all zero."""
@@ -58,9 +62,15 @@ class Classification(Task):
         return targets
 
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
-        """The one loss, called ``loss``."""
+        """The loss, called ``loss``; and with a teacher ``imitation``, each by its share."""
         assert self._loss is not None, "this task was made for using a model, not for training one"
-        return {"loss": self._loss(network(batch.images), batch.targets, class_weights=self._class_weights)}
+        outputs = network(batch.images)
+        loss = self._loss(outputs, batch.targets, class_weights=self._class_weights)
+        if self._teacher is None:
+            return {"loss": loss}
+        imitation = self._teacher.imitation(outputs, batch.images, multilabel=self.multilabel)
+        share = self._teacher.share
+        return {"loss": (1 - share) * loss, "imitation": share * imitation}
 
     def weigh(self, batch: Tensors) -> float:
         """What the loss divides by: with class weights some images count more than others."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +73,16 @@ def epoch_path(folder: Path, epoch: int) -> Path:
     return folder / f"best-{epoch}.safetensors"
 
 
+def merit_of(quick: Mapping[str, float], select_by: str) -> tuple[float, float]:
+    """What epochs are ranked by, higher is better: the score, and among equals the log-loss.
+
+    Few validation pictures make ties likely.
+    """
+    sign = 1.0 if HIGHER_IS_BETTER[select_by] else -1.0
+    return sign * quick[select_by], -quick.get("log_loss", 0.0)
+
+
 def _merit(kept: tuple[float, float, int]) -> tuple[float, float]:
-    """What the best epochs are ranked by: the score, and the log-loss among equals."""
     return kept[:2]
 
 
@@ -284,10 +292,8 @@ class _Fitting:
                 f"The network's answers in epoch {progress.epoch + 1} are no numbers any more",
                 instead=f"Lower the rate: --lr {self.highest[0] / 10:g}",
             )
-        sign = 1.0 if HIGHER_IS_BETTER[self.plan.select_by] else -1.0
-        score = sign * quick[self.plan.select_by]
-        loss = quick.get("log_loss", 0.0)  # settles ties, which few validation pictures make likely
-        ranked = sorted([*progress.kept, (score, -loss, progress.epoch)], key=_merit, reverse=True)
+        score, tie_break = merit_of(quick, self.plan.select_by)
+        ranked = sorted([*progress.kept, (score, tie_break, progress.epoch)], key=_merit, reverse=True)
         progress.kept = ranked[: self.plan.soup]  # among equals the earlier one stays first
         if any(epoch == progress.epoch for _, _, epoch in progress.kept):
             kept = {name: tensor.clone() for name, tensor in judged.state_dict().items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from pictune.data.loading import Batch
+from pictune.data.loading import Batches
 from pictune.run import Journal
 from pictune.tasks.task import Task
 from pictune.training.machine import Arithmetic, Machine
@@ -30,16 +30,6 @@ class Watcher(Protocol):
 
     def say(self, sentence: str) -> None:
         """Called when something happened that a person should know."""
-
-
-class Batches(Protocol):
-    """Where batches come from: stored pictures, cached features, or pictures that are being drawn."""
-
-    def __len__(self) -> int:
-        """Batches an epoch."""
-
-    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, from number ``start`` on; the same for the same numbers, always."""
 
 
 @dataclass

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from pictune.errors import DivergedError, MachineError, RecipeError
+from pictune.models.freezing import train_mode
 
 LAYOUTS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 ACCELERATE_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -135,7 +136,8 @@ class Machine:
     def _quickest_step(
         self, network: nn.Module, images: torch.Tensor, precision: str, layout: str, seconds: float
     ) -> float | None:
-        trial = place(copy.deepcopy(network), self.device, layout).train()
+        trial = place(copy.deepcopy(network), self.device, layout)
+        train_mode(trial)
         batch = images.to(self.device)
         quickest, steps, started = float("inf"), 0, time.perf_counter()
         while steps < 3 or (time.perf_counter() - started < seconds and steps < 12):

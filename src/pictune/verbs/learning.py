@@ -3,39 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import cv2
-import numpy as np
-import torch
 from torch import nn
 
-from pictune.data.augmentation import MIXINGS, PRESETS, Augmentation, build_augmentation, preview_grid
-from pictune.data.loading import Loader
-from pictune.data.sample import Dataset
+from pictune.data.augmentation import Augmentation, preview_grid
+from pictune.data.loading import Batches, Loader
 from pictune.errors import InputError, StoppedError
-from pictune.files import replace_file
-from pictune.models.losses import LOSSES
+from pictune.files import replace_file, write_text
+from pictune.models.boundary import Cut, cut
+from pictune.models.lora import merge_lora
+from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
 from pictune.run import Journal, Run
 from pictune.tasks.answering import answer
-from pictune.tasks.classification import Classification
 from pictune.tasks.model import Model, Specification
-from pictune.training.fitting import best_weights, fit
-from pictune.training.job import Fit, Watcher
-from pictune.training.machine import Machine
+from pictune.training.fitting import fit
+from pictune.training.job import Fit, Progress, Watcher
+from pictune.training.machine import Machine, place
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.plan import Plan
 from pictune.training.schedules import SCHEDULES
 from pictune.training.signals import stop_signal
-from pictune.verbs import settling
+from pictune.training.souping import greedy_soup
+from pictune.verbs import probing, transferring
 from pictune.verbs.judging import judge, versions
+from pictune.verbs.lessons import Lesson, growing, lesson_of
 from pictune.verbs.preparing import Prepared
-
-WATCHED = 256  # training pictures on which progress is measured as on validation pictures
+from pictune.verbs.tables import TABLES
+from pictune.verbs.transferring import Loaders, Place
 
 
 def learn(
@@ -49,14 +48,14 @@ def learn(
     """Moves the weights, keeps the best ones, and writes the model and its report."""
     started = time.monotonic()
     cv2.setNumThreads(1)  # the loader's own threads are enough; OpenCV's would fight with torch's
-    recipe, dataset = prepared.recipe, prepared.dataset
     store = prepared.ingested.store
     assert store is not None, "training stores its pictures"
     try:
-        job = _job(run, prepared, machine, network, specification, watcher)
-        _preview(run, prepared, job.loader)
+        lesson = lesson_of(prepared.recipe, prepared.dataset, store, specification, machine)
+        _preview(run, lesson.train)
         with stop_signal() as stop:
-            progress = fit(replace(job, stop=stop))
+            student = _Student(run, prepared, machine, network, lesson, watcher, stop)
+            recipe, progress, soup = student.learn()
     except (StoppedError, KeyboardInterrupt):
         run.write("status.json", {"state": "stopped"})
         run.note_time("stopped", seconds=round(time.monotonic() - started, 1))
@@ -64,89 +63,205 @@ def learn(
     except InputError as error:
         run.write("status.json", {"state": "failed", "reason": str(error)})
         raise
-    network.load_state_dict(best_weights(run.checkpoints, progress))
+    chosen = dict(run.read("made_by.json")["chosen"])
+    chosen |= dict.fromkeys(_changed(prepared.recipe, recipe), "auto: the best of the probe")
+    write_text(run.path / "recipe.yaml", dump_yaml(recipe, TABLES, reasons=chosen))
+    _ship(run, replace(prepared, recipe=recipe), machine, network, specification, progress, soup)
+    seconds = round(time.monotonic() - started, 1)
+    run.note_time("finished", seconds=seconds)
+    name = "test" if "test" in prepared.dataset.splits else "val"
+    run.write("status.json", {"state": "finished", "report": name, "best_epoch": progress.best_epoch + 1})
+    return run
+
+
+def _changed(before: Recipe, after: Recipe) -> list[str]:
+    """Settings of parts that the probe has chosen, as ``section.setting``."""
+    return [
+        f"{section}.{name}"
+        for section in ("optimizer", "loss")
+        for name, value in getattr(after, section).settings.items()
+        if getattr(before, section).settings.get(name) != value
+    ]
+
+
+def _ship(
+    run: Run,
+    prepared: Prepared,
+    machine: Machine,
+    network: nn.Module,
+    specification: Specification,
+    progress: Progress,
+    soup: tuple[int, ...],
+) -> None:
+    """Writes the model, and judges it as it was written."""
+    recipe, dataset, store = prepared.recipe, prepared.dataset, prepared.ingested.store
+    assert store is not None, "training stores its pictures"
     quick = {
         k: v
         for k, v in Journal(run.journal).lines("epoch")[progress.best_epoch].items()
         if k.startswith("val_")
     }
-    facts = {"run": run.name, "fingerprint": dataset.fingerprint, "versions": versions(), "validation": quick}
+    facts = {
+        "run": run.name,
+        "fingerprint": dataset.fingerprint,
+        "versions": versions(),
+        "validation": quick,
+        "epochs": [epoch + 1 for epoch in soup],
+    }
+    merge_lora(transferring.backbone_of(network))
     Model(replace(specification, facts=facts), network.eval(), machine.device).save(run.model)
     # What is judged is what is shipped, in full precision: the network that learnt may still compute in bf16.
     model = Model.load(run.model, device=machine.device)
     name = "test" if "test" in dataset.splits else "val"
-    rows = dataset.splits[name]
     judge(
         run,
         model,
         dataset.split(name),
-        [store[i] for i in rows],
+        [store[i] for i in dataset.splits[name]],
         name=name,
         evaluation=recipe.evaluation,
         seed=recipe.training.seed,
         select_by=recipe.training.select_by,
         findings=dataset.findings,
     )
-    seconds = round(time.monotonic() - started, 1)
-    run.note_time("finished", seconds=seconds)
-    run.write("status.json", {"state": "finished", "report": name, "best_epoch": progress.best_epoch + 1})
-    return run
 
 
-def _job(
-    run: Run,
-    prepared: Prepared,
-    machine: Machine,
-    network: nn.Module,
-    specification: Specification,
-    watcher: Watcher,
-) -> Fit:
-    recipe, dataset, store = prepared.recipe, prepared.dataset, prepared.ingested.store
-    assert store is not None
-    task, loader = _task_and_loader(recipe, dataset, store, specification, machine)
-    clean = specification.view
-    val = replace(
-        loader,
-        positions=np.array(dataset.splits["val"]),
-        view=lambda pixels, _: clean(pixels),
-        shuffled=False,
-        weights=None,
-        mix=None,
-        batch_size=max(64, loader.batch_size),
-    )
-    train = np.array(dataset.splits["train"])  # in the order of the classes, so evenly spread is stratified
-    spread = np.linspace(0, len(train) - 1, min(len(train), WATCHED)).round().astype(int)
-    seen = replace(val, positions=train[spread])
-    precision = prepared.arithmetic.precision
+@dataclass(frozen=True)
+class _Student:
+    """A network and everything it learns from."""
 
-    def quick(network: nn.Module, loader: Loader) -> dict[str, float]:
-        scores = answer(
-            network, task, loader, device=machine.device, precision=lambda: machine.autocast(precision)
+    run: Run
+    prepared: Prepared
+    machine: Machine
+    network: nn.Module
+    lesson: Lesson
+    watcher: Watcher
+    stop: Callable[[], int]
+
+    def learn(self) -> tuple[Recipe, Progress, tuple[int, ...]]:
+        """Probes, fits and averages.
+
+        Returns:
+            The recipe with the probe's choice, how far training came, and the epochs that are shipped.
+        """
+        place(self.network, self.machine.device, self.prepared.arithmetic.memory_format)
+        recipe = self.probed()
+        made = cut(self.network, image_size=int(recipe.model.image_size)) if recipe.transfer.cache else None
+        assert made is not None or not recipe.transfer.cache, "a cut that held once holds again"
+        pictures = Loaders(growing(self.lesson.train, recipe), self.lesson.val, self.lesson.seen)
+        loaders = self.features(made, pictures, recipe) if made else pictures
+        job = self.job(recipe, made, loaders)
+        progress = fit(job)
+        soup = greedy_soup(
+            self.run.checkpoints, progress, job.network, job.validate, select_by=recipe.training.select_by
         )
-        samples = [dataset.samples[i] for i in loader.positions]
-        return task.quick(task.score([s.key for s in samples], scores, [s.annotation for s in samples], None))
+        if len(soup) > 1:
+            self.watcher.say(f"The weights of {len(soup)} epochs are averaged.")
+        return recipe, progress, soup
 
-    def validate(network: nn.Module) -> dict[str, float]:
-        return {**quick(network, val), **{f"train_{k}": v for k, v in quick(network, seen).items()}}
+    @property
+    def place(self) -> Place:
+        """What a pass through frozen layers needs to know."""
+        prepared, store = self.prepared, self.prepared.ingested.store
+        assert store is not None, "training stores its pictures"
+        keeps = prepared.recipe.transfer.cache or transferring.technique_of(prepared.recipe).probe_epochs
+        return Place(
+            machine=self.machine,
+            precision=prepared.arithmetic.precision,
+            store=store.name,
+            network=prepared.recipe.model.name,
+            look=self.lesson.look,
+            varied=self.lesson.varied,
+            folder=transferring.feature_folder() if keeps else self.run.checkpoints / "features",
+            rows=len(prepared.dataset),
+            watcher=self.watcher,
+            stop=self.stop,
+        )
 
-    optimizer = recipe.optimizer
-    return Fit(
-        network=network,
-        task=task,
-        loader=loader,
-        validate=validate,
-        make_optimizer=OPTIMIZERS[optimizer.name].make(**optimizer.settings),
-        weight_decay=float(optimizer.settings["weight_decay"]),
-        schedule=SCHEDULES[recipe.schedule.name].make(**recipe.schedule.settings),
-        plan=_plan(prepared),
-        machine=machine,
-        arithmetic=prepared.arithmetic,
-        folder=run.checkpoints,
-        journal=Journal(run.journal),
-        names=[sample.key for sample in dataset.samples],
-        watcher=watcher,
-        stop=lambda: 0,
-    )
+    def features(self, made: Cut, pictures: Loaders, recipe: Recipe) -> Loaders:
+        """The pictures as features."""
+        return transferring.cached(made, pictures, self.place, views=transferring.views_of(recipe))
+
+    def probed(self) -> Recipe:
+        """The recipe after the probe, whose head is in the network if the technique goes on from there."""
+        journal, recipe = Journal(self.run.journal), self.prepared.recipe
+        technique = transferring.technique_of(recipe)
+        if (self.run.checkpoints / "last.safetensors").exists():
+            rows = [line["rows"] for line in journal.lines("probe")]
+            return probing.with_best(recipe, rows[0][0]) if rows and technique.head_only else recipe
+        journal.cut(0)
+        open_ = self.prepared.open_settings if technique.head_only else probing.VARIED[:2]
+        if not technique.probe_epochs and not (technique.head_only and technique.heads > 1 and open_):
+            return recipe
+        made = probing.probe_cut(self.network, image_size=int(recipe.model.image_size))
+        if made is None:
+            self.watcher.say("This network's head is more than one linear layer, so no probe is made.")
+            return recipe
+        read = recipe if technique.head_only else probing.for_fine_tuning(recipe)
+        found = probing.probe(
+            made,
+            Loaders(self.lesson.train, self.lesson.val, self.lesson.seen),
+            read,
+            self.place,
+            task=self.lesson.task,
+            truths=self.lesson.truths,
+            class_weights=self.lesson.class_weights,
+            settings=probing.grid(read, open_, most=technique.heads),
+            epochs=technique.probe_epochs or int(recipe.training.epochs),
+            views=transferring.views_of(recipe) if technique.head_only else 0,
+        )
+        journal.add("probe", rows=list(found.rows))
+        self.watcher.say(found.sentence(recipe.training.select_by))
+        if technique.head_only:
+            return probing.with_best(recipe, found.rows[0])
+        probing.take_over(self.network, found)
+        return recipe
+
+    def job(self, recipe: Recipe, made: Cut | None, loaders: Loaders) -> Fit:
+        """What the loop is handed."""
+        task, machine, precision = self.lesson.task, self.machine, self.prepared.arithmetic.precision
+        keys = [sample.key for sample in self.prepared.dataset.samples]
+
+        def quick(network: nn.Module, loader: Batches) -> dict[str, float]:
+            scores = answer(
+                network, task, loader, device=machine.device, precision=lambda: machine.autocast(precision)
+            )
+            rows = [int(i) for i in loader.positions]
+            truths = [self.lesson.truths[i] for i in rows]
+            return task.quick(task.score([keys[i] for i in rows], scores, truths, None))
+
+        def validate(network: nn.Module) -> dict[str, float]:
+            seen = {f"train_{k}": v for k, v in quick(network, loaders.seen).items()}
+            return {**quick(network, loaders.val), **seen}
+
+        above = "network." if made else ""  # what stands before a tensor's name in the network that is fitted
+        rates = transferring.rates_of(self.network, recipe)
+        waiting = transferring.waiting_of(
+            self.network, transferring.technique_of(recipe), int(recipe.training.epochs)
+        )
+        anchors = transferring.anchors_of(self.network) if recipe.transfer.l2_sp else {}
+        optimizer = recipe.optimizer
+        return Fit(
+            network=made.above if made else self.network,
+            task=task,
+            loader=loaders.train,
+            validate=validate,
+            make_optimizer=OPTIMIZERS[optimizer.name].make(**optimizer.settings),
+            weight_decay=float(optimizer.settings["weight_decay"]),
+            schedule=SCHEDULES[recipe.schedule.name].make(**recipe.schedule.settings),
+            plan=_plan(self.prepared),
+            machine=machine,
+            arithmetic=self.prepared.arithmetic,
+            folder=self.run.checkpoints,
+            journal=Journal(self.run.journal),
+            names=keys,
+            watcher=self.watcher,
+            stop=self.stop,
+            rates={f"{above}{name}": rate for name, rate in rates.items()},
+            waiting=lambda epoch: frozenset(f"{above}{name}" for name in waiting(epoch)),
+            anchors={f"{above}backbone.{name}": tensor for name, tensor in anchors.items()},
+            pull=recipe.transfer.l2_sp,
+        )
 
 
 def _plan(prepared: Prepared) -> Plan:
@@ -160,51 +275,12 @@ def _plan(prepared: Prepared) -> Plan:
         select_by=settings.select_by,
         seed=settings.seed,
         checkpoint_seconds=60 * settings.checkpoint_minutes,
+        soup=settings.soup,
+        seconds=prepared.seconds,
     )
 
 
-def _task_and_loader(
-    recipe: Recipe, dataset: Dataset, store: Sequence[Any], specification: Specification, machine: Machine
-) -> tuple[Classification, Loader]:
-    settings = recipe.training
-    plain = Classification(dataset.classes, multilabel=dataset.multilabel)
-    targets = plain.targets([sample.annotation for sample in dataset.samples])
-    rows = np.array(dataset.splits["train"])
-    weights = (
-        torch.from_numpy(settling.class_weights(targets[rows])).to(machine.device)
-        if settings.class_weights == "balanced"
-        else None
-    )
-    task = Classification(
-        dataset.classes,
-        multilabel=dataset.multilabel,
-        loss=LOSSES[recipe.loss.name].make(**recipe.loss.settings),
-        class_weights=weights,
-    )
-    mixing = recipe.mixing
-    loader = Loader(
-        pictures=store,
-        targets=targets,
-        positions=rows,
-        view=_augmentation(recipe, specification),
-        batch_size=min(int(settings.batch_size), len(rows)),
-        size=specification.image_size,
-        shuffled=True,
-        weights=settling.draw_weights(targets[rows]) if settings.sampling == "balanced" else None,
-        mix=None if mixing.name == "none" else MIXINGS[mixing.name].make(**mixing.settings),
-        seed=settings.seed,
-        workers=settings.workers,
-    )
-    return task, loader
-
-
-def _augmentation(recipe: Recipe, specification: Specification) -> Augmentation:
-    section = recipe.augmentation
-    steps = section.steps if section.preset == "custom" else PRESETS[section.preset]
-    return build_augmentation(steps, specification.image_size, fit=recipe.model.fit)  # type: ignore[arg-type]
-
-
-def _preview(run: Run, prepared: Prepared, loader: Loader) -> None:
+def _preview(run: Run, loader: Loader) -> None:
     """Saves what the network is going to see of a few pictures."""
     path = run.path / "augmentation.png"
     if path.exists() or not isinstance(loader.view, Augmentation):

@@ -17,6 +17,7 @@ from pictune.data.ingest import Ingested
 from pictune.data.sample import Dataset
 from pictune.errors import DataError
 from pictune.models.backbones import describe
+from pictune.models.freezing import NOTHING, reinitialise
 from pictune.models.weights import Weights
 from pictune.recipes import DataSection, Recipe
 from pictune.tasks.model import Specification, assemble, side_of
@@ -24,6 +25,7 @@ from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs import reading, settling
 from pictune.verbs.judging import versions
+from pictune.verbs.transferring import backbone_of, shape_network, technique_of
 
 PROBED = 24  # pictures opened beforehand to learn how large they are
 
@@ -38,6 +40,8 @@ class Prepared:
     weights: Weights
     arithmetic: Arithmetic
     cycles: tuple[int, ...]
+    open_settings: tuple[str, ...] = ()  # of the head, for the probe to choose
+    seconds: float = 0.0  # that training may take; 0 for no limit
 
 
 def open_named(
@@ -120,15 +124,34 @@ def specify(recipe: Recipe, dataset: Dataset, weights: Weights) -> Specification
 
 
 def first_network(recipe: Recipe, specification: Specification, weights: Weights) -> nn.Module:
-    """The network before its first step; the same for the same seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.training.seed)
-        return assemble(
-            specification,
-            dropout=recipe.model.dropout,
-            stochastic_depth=recipe.model.stochastic_depth,
-            weights=weights,
-        )
+    """The network before its first step, shaped by its technique; the same for the same seed.
+
+    Raises:
+        RecipeError: When the technique cannot be carried out as asked.
+    """
+
+    def made(weights: Weights | None) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(recipe.training.seed)
+            return assemble(
+                specification,
+                dropout=recipe.model.dropout,
+                stochastic_depth=recipe.model.stochastic_depth,
+                weights=weights,
+            )
+
+    network = made(weights)
+    if recipe.transfer.reinitialise:
+        reinitialise(backbone_of(network), backbone_of(made(None)), blocks=recipe.transfer.reinitialise)
+    shape_network(network, recipe)
+    return network
+
+
+def needs_weights(recipe: Recipe) -> bool:
+    """Whether a run that goes on needs the weights it began with; its checkpoint may lack what was frozen."""
+    technique = technique_of(recipe)
+    still = technique.head_only or technique.adapters is not None or recipe.transfer.freeze != NOTHING
+    return still or recipe.transfer.l2_sp > 0
 
 
 def splits_record(dataset: Dataset) -> dict[str, Any]:
@@ -165,6 +188,8 @@ def made_by_record(
         },
         "chosen": dict(reasons),
         "cycles": list(prepared.cycles),
+        "open": list(prepared.open_settings),
+        "seconds": prepared.seconds,
         "device": str(machine.device),
         "threads": machine.threads,
         "versions": versions(),

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pictune.recipe_text import dump_yaml, load_yaml
-from pictune.recipes import Recipe, merge, parse_assignments, read_recipe
+from pictune.recipe_text import dump_yaml, load_yaml, parse_assignments
+from pictune.recipes import Recipe, merge, read_recipe
 from pictune.verbs.tables import TABLES
 
 

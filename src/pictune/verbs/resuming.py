@@ -17,7 +17,7 @@ from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs import reading
 from pictune.verbs.learning import learn
-from pictune.verbs.preparing import Prepared, first_network, open_named, specify
+from pictune.verbs.preparing import Prepared, first_network, needs_weights, open_named, specify
 from pictune.verbs.reading import Progress, findings_of, origin_of, splits_of
 from pictune.verbs.tables import TABLES
 
@@ -75,11 +75,12 @@ def go_on(
             told["sentence"],
         )
         arithmetic = Arithmetic(stored.training.precision, stored.training.memory_format, "as the run began")
-        prepared = Prepared(stored, dataset, ingested, weights, arithmetic, cycles)
+        open_settings, seconds = tuple(made_by["open"]), float(made_by["seconds"])
+        prepared = Prepared(stored, dataset, ingested, weights, arithmetic, cycles, open_settings, seconds)
         specification = specify(stored, dataset, weights)
-        resumable = (run.checkpoints / "last.safetensors").exists()
+        whole = (run.checkpoints / "last.safetensors").exists() and not needs_weights(stored)
         network = first_network(
-            stored, specification, replace(weights, kind="none", path=None) if resumable else weights
+            stored, specification, replace(weights, kind="none", path=None) if whole else weights
         )
         run.write("status.json", {"state": "running"})
         run.note_time("resumed")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pictune.data.sample import Dataset
 from pictune.errors import RecipeError
+from pictune.models.freezing import EVERYTHING_BELOW, NOTHING
 from pictune.models.losses import choose_loss
 from pictune.models.weights import Weights
 from pictune.recipes import Choice, Recipe
@@ -22,7 +23,9 @@ PRETRAINED, GPU_PRETRAINED = "mobilenetv4_conv_small", "resnet50"  # where the h
 SIZES = (64, 96, 128)  # pixels; the network sees the largest that the pictures fill
 SCRATCH_SIZES = (64, 96)  # from scratch on a CPU: few pictures need many epochs, so these must be cheap
 GPU_SIZE = 224
-VIEWS = 150_000  # training views on a CPU when nothing is said about epochs
+VIEWS = {"fast": 50_000, "good": 150_000, "best": 300_000}  # in training, when nothing is said about epochs
+TURNS = 4  # augmented looks at each picture that take turns where layers are frozen
+BEST_SOUP = 3
 FEWEST_EPOCHS, MOST_EPOCHS = 15, 100
 BATCH, GPU_BATCH = 32, 64
 UNEVEN = 3.0  # from this ratio between the largest and the smallest class on, macro F1 chooses
@@ -86,8 +89,20 @@ def settle_size(recipe: Recipe, dataset: Dataset, *, gpu: bool, scratch: bool) -
     return recipe.with_values(model={"image_size": size}), {"model.image_size": reason}
 
 
-def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Recipe, Reasons]:
-    """Chooses everything that depends on how many pictures of which class there are."""
+def settle_training(
+    recipe: Recipe, dataset: Dataset, *, gpu: bool, pretrained: bool
+) -> tuple[Recipe, Reasons]:
+    """Chooses everything that depends on how many pictures of which class there are.
+
+    Args:
+        recipe: What the user asked for.
+        dataset: With its splits.
+        gpu: Whether training runs on one.
+        pretrained: Whether the network starts from weights that have learnt something.
+
+    Raises:
+        RecipeError: With every setting that does not fit what was chosen, or contradicts another.
+    """
     train = dataset.split("train")
     counts = [n for n in train.count().values() if n]
     ratio = max(counts) / min(counts)
@@ -95,13 +110,16 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Rec
     training: dict[str, object] = {}
     settings = recipe.training
     if settings.epochs == "auto":
-        training["epochs"] = int(np.clip(round(VIEWS / len(train)), FEWEST_EPOCHS, MOST_EPOCHS))
-        reasons["training.epochs"] = f"auto: about {VIEWS:,} views of {len(train):,} pictures"
+        views = VIEWS[settings.preset]
+        training["epochs"] = int(np.clip(round(views / len(train)), FEWEST_EPOCHS, MOST_EPOCHS))
+        reasons["training.epochs"] = f"auto: about {views:,} views of {len(train):,} pictures"
     if settings.batch_size == "auto":
         batch = GPU_BATCH if gpu else BATCH
         while batch > 8 and len(train) < 16 * batch:
             batch //= 2
         training["batch_size"], reasons["training.batch_size"] = batch, "auto: at least 16 steps an epoch"
+    if settings.preset == "best" and settings.soup == 1:
+        training["soup"], reasons["training.soup"] = BEST_SOUP, "preset best"
     if settings.select_by == "auto":
         uneven = ratio >= UNEVEN or dataset.multilabel
         training["select_by"] = "macro_f1" if uneven else "accuracy"
@@ -109,12 +127,40 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Rec
             f"auto: the largest class has {ratio:.1f} times the pictures of the smallest"
         )
     settled = recipe.with_values(training=training)
-    settled, more = _settle_parts(settled, dataset)
-    return settled, {**reasons, **more}
+    settled, more = _settle_parts(settled, dataset, pretrained=pretrained)
+    settled, views_reason = _settle_views(settled)
+    return settled, {**reasons, **more, **views_reason}
 
 
-def _settle_parts(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, Reasons]:
+def _technique(recipe: Recipe, *, pretrained: bool) -> tuple[str, str]:
+    """The technique's name, and why."""
+    if recipe.technique.name != "auto":
+        return recipe.technique.name, ""
+    if recipe.transfer.freeze == EVERYTHING_BELOW:
+        return "head", "auto: all but the head is frozen"
+    if not pretrained:
+        return "full", "auto: from scratch"
+    if recipe.training.preset == "fast":
+        return "head", "auto: the quickest way from pretrained weights"
+    return "lp_ft", "auto: from pretrained weights"
+
+
+def _settle_views(recipe: Recipe) -> tuple[Recipe, Reasons]:
+    """How many augmented views take turns: new ones every time, unless features of them can be cached."""
+    if recipe.transfer.views != "auto":
+        return recipe, {}
+    frozen = recipe.technique.name == "head" or recipe.transfer.freeze != NOTHING
+    varied = recipe.augmentation.preset != "none" and recipe.mixing.name == "none"
+    enough = int(recipe.training.epochs) >= 2 * TURNS
+    views = TURNS if frozen and varied and enough and recipe.transfer.teacher is None else 0
+    reason = "auto: so that frozen layers see each of them once" if views else "auto: new ones in every epoch"
+    return recipe.with_values(transfer={"views": views}), {"transfer.views": reason}
+
+
+def _settle_parts(recipe: Recipe, dataset: Dataset, *, pretrained: bool) -> tuple[Recipe, Reasons]:
+    technique, why = _technique(recipe, pretrained=pretrained)
     chosen = {
+        "technique": technique,
         "loss": choose_loss(recipe.loss.name, multilabel=dataset.multilabel),
         "optimizer": recipe.optimizer.name if recipe.optimizer.name != "auto" else "adamw",
         "schedule": recipe.schedule.name if recipe.schedule.name != "auto" else "cosine",
@@ -129,12 +175,17 @@ def _settle_parts(recipe: Recipe, dataset: Dataset) -> tuple[Recipe, Reasons]:
         mistakes += found
         parts[section] = Choice(name, settings)
         if wanted.name == "auto":
-            reasons[f"{section}.name"] = "auto"
+            reasons[f"{section}.name"] = why if section == "technique" else "auto"
     if mistakes:
         raise RecipeError(
             "some settings do not fit what auto chose",
             causes=mistakes,
             instead="Put them right, or name the part that they belong to, such as --set loss.name=focal.",
+        )
+    if recipe.transfer.l2_sp and not pretrained:
+        raise RecipeError(
+            f"transfer.l2_sp={recipe.transfer.l2_sp:g} pulls towards pretrained weights, and there are none",
+            instead="Leave it at 0, or name weights with --weights.",
         )
     augmentation = {}
     if recipe.augmentation.preset == "auto":

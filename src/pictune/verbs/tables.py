@@ -9,9 +9,11 @@ from pictune.models.losses import LOSSES
 from pictune.recipes import Tables
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.schedules import SCHEDULES
+from pictune.training.techniques import TECHNIQUES
 
 TABLES: Tables = MappingProxyType(
     {
+        "technique": TECHNIQUES,
         "loss": LOSSES,
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pictune.data.sample import Dataset
 from pictune.errors import RecipeError, RunError
 from pictune.files import write_text
 from pictune.models.backbones import describe
@@ -22,6 +23,7 @@ from pictune.training.job import Watcher
 from pictune.training.machine import Machine
 from pictune.verbs import reading, settling
 from pictune.verbs.learning import learn
+from pictune.verbs.lessons import WATCHED
 from pictune.verbs.preparing import (
     Prepared,
     check_enough,
@@ -31,9 +33,11 @@ from pictune.verbs.preparing import (
     specify,
     splits_record,
 )
+from pictune.verbs.probing import open_settings as open_settings_of
 from pictune.verbs.recipe import parse
 from pictune.verbs.resuming import extends, go_on
 from pictune.verbs.tables import TABLES
+from pictune.verbs.transferring import settle_cache
 
 log = logging.getLogger(__name__)
 
@@ -195,7 +199,8 @@ def _start(
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     dataset = reading.split_pictures(ingested, recipe, clusters)
     check_enough(dataset)
-    recipe, more = settling.settle_training(recipe, dataset, gpu=gpu)
+    open_settings = open_settings_of(recipe)
+    recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, pretrained=weights.kind != "none")
     specification = specify(recipe, dataset, weights)
     network = first_network(recipe, specification, weights)
     trial = torch.zeros(
@@ -210,19 +215,28 @@ def _start(
     recipe = recipe.with_values(
         training={"precision": arithmetic.precision, "memory_format": arithmetic.memory_format}
     )
-    reasons |= sized | more | {"training.precision": arithmetic.reason}
-    counts = ", ".join(
-        f"{len(dataset.splits[s]):,} {s}" for s in ("train", "val", "test") if s in dataset.splits
-    )
+    counts = (len(dataset.splits["train"]), len(dataset.splits["val"]) + WATCHED)
+    recipe, cached = settle_cache(recipe, network, counts=counts)
+    reasons |= sized | more | {"training.precision": arithmetic.reason, "transfer.cache": cached}
     epochs = int(recipe.training.epochs)
-    watcher.say(
-        f"{recipe.model.name} at {specification.image_size} pixels, {epochs} epoch{'s' * (epochs > 1)}, "
-        f"{arithmetic.precision}; {counts}."
-    )
+    watcher.say(_summary(recipe, dataset))
     run = Run.create(runs, name=name)
-    prepared = Prepared(recipe, dataset, ingested, weights, arithmetic, (epochs,))
+    prepared = Prepared(recipe, dataset, ingested, weights, arithmetic, (epochs,), open_settings)
     with run.lock():
         write_text(run.path / "recipe.yaml", dump_yaml(recipe, TABLES, reasons=reasons))
         run.write("splits.json", splits_record(dataset))
         run.write("made_by.json", made_by_record(path, question, prepared, reasons, machine))
         return learn(run, prepared, machine, network, specification, watcher)
+
+
+def _summary(recipe: Recipe, dataset: Dataset) -> str:
+    """What is about to be trained, in one sentence."""
+    counts = ", ".join(
+        f"{len(dataset.splits[s]):,} {s}" for s in ("train", "val", "test") if s in dataset.splits
+    )
+    epochs, training, technique = int(recipe.training.epochs), recipe.training, recipe.technique.name
+    kept = f", {recipe.transfer.freeze} frozen" if recipe.transfer.freeze != "none" else ""
+    return (
+        f"{recipe.model.name} at {recipe.model.image_size} pixels, technique {technique}{kept}, "
+        f"{epochs} epoch{'s' * (epochs > 1)}, {training.precision}; {counts}."
+    )

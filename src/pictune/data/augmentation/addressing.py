@@ -21,6 +21,7 @@ class Lane(IntEnum):
     BATCH = 1  # number of the batch in the epoch: mixing
     ORDER = 2  # the order in which an epoch visits the images
     DRAWING = 3  # number of a picture that is drawn, as for the demo
+    VIEW = 4  # position of the image, in one of the views that take turns whatever the seed
 
 
 def address(seed: int, epoch: int, position: int, *, lane: Lane = Lane.IMAGE) -> np.random.Generator:

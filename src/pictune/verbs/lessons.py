@@ -1,0 +1,181 @@
+"""What a training run learns from: the task with its loss, the pictures, and a teacher if there is one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pictune.data.augmentation import MIXINGS, PRESETS, Augmentation, build_augmentation
+from pictune.data.loading import Batches, Growing, Loader
+from pictune.data.sample import Annotation, Dataset
+from pictune.errors import RecipeError
+from pictune.models.losses import LOSSES
+from pictune.recipes import Recipe
+from pictune.run import Run
+from pictune.tasks.classification import Classification
+from pictune.tasks.distillation import Teacher
+from pictune.tasks.model import Model, Specification
+from pictune.training.machine import Machine
+from pictune.verbs import settling
+
+WATCHED = 256  # training pictures on which progress is measured as on validation pictures
+GROWN_BY = 0.7  # share of the epochs after which pictures have their full size
+GROWTH = 16  # pixels a side by which they grow at least: more sizes would only cost time
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Everything about the data that training asks for.
+
+    Args:
+        task: With its loss.
+        train: Training pictures, augmented.
+        val: Validation pictures, as they are.
+        seen: Some training pictures, as they are.
+        truths: Of all pictures.
+        class_weights: [k] in the loss, or None.
+        look: What identifies the clean view of a picture, for the cache.
+        varied: What identifies an augmented view, beside its number.
+    """
+
+    task: Classification
+    train: Loader
+    val: Loader
+    seen: Loader
+    truths: tuple[Annotation | None, ...]
+    class_weights: torch.Tensor | None
+    look: str
+    varied: str
+
+
+def lesson_of(
+    recipe: Recipe,
+    dataset: Dataset,
+    store: Sequence[Any],
+    specification: Specification,
+    machine: Machine,
+) -> Lesson:
+    """The lesson that a settled recipe describes.
+
+    Raises:
+        RecipeError: When the teacher does not know the classes.
+        RunError: When there is no such teacher.
+    """
+    truths = tuple(sample.annotation for sample in dataset.samples)
+    plain = Classification(dataset.classes, multilabel=dataset.multilabel)
+    targets = plain.targets(truths)
+    rows = np.array(dataset.splits["train"])
+    balanced = recipe.training.class_weights == "balanced"
+    weights = settling.class_weights(targets[rows]) if balanced else None
+    class_weights = None if weights is None else torch.from_numpy(weights).to(machine.device)
+    task = Classification(
+        dataset.classes,
+        multilabel=dataset.multilabel,
+        loss=LOSSES[recipe.loss.name].make(**recipe.loss.settings),
+        class_weights=class_weights,
+        teacher=_teacher(recipe, dataset, machine),
+    )
+    train = _training_pictures(recipe, store, targets, rows, specification)
+    clean = specification.view
+    val = replace(
+        train,
+        positions=np.array(dataset.splits["val"]),
+        view=lambda pixels, _: clean(pixels),
+        shuffled=False,
+        weights=None,
+        mix=None,
+        views=0,
+        batch_size=max(64, train.batch_size),
+    )
+    # The training rows stand in the order of the classes, so evenly spread is stratified.
+    spread = np.linspace(0, len(rows) - 1, min(len(rows), WATCHED)).round().astype(int)
+    look = json.dumps([specification.image_size, specification.fit])
+    return Lesson(
+        task=task,
+        train=train,
+        val=val,
+        seen=replace(val, positions=rows[spread]),
+        truths=truths,
+        class_weights=class_weights,
+        look=look,
+        varied=json.dumps([look, _steps(recipe)], sort_keys=True, default=str),
+    )
+
+
+def _training_pictures(
+    recipe: Recipe,
+    store: Sequence[Any],
+    targets: np.ndarray[Any, np.dtype[np.float32]],
+    rows: np.ndarray[Any, np.dtype[np.int64]],
+    specification: Specification,
+) -> Loader:
+    settings, mixing = recipe.training, recipe.mixing
+    return Loader(
+        pictures=store,
+        targets=targets,
+        positions=rows,
+        view=augmentation_of(recipe, specification.image_size),
+        batch_size=min(int(settings.batch_size), len(rows)),
+        size=specification.image_size,
+        shuffled=True,
+        weights=settling.draw_weights(targets[rows]) if settings.sampling == "balanced" else None,
+        mix=None if mixing.name == "none" else MIXINGS[mixing.name].make(**mixing.settings),
+        seed=settings.seed,
+        workers=settings.workers,
+        views=int(recipe.transfer.views),
+    )
+
+
+def _steps(recipe: Recipe) -> Sequence[Any]:
+    section = recipe.augmentation
+    return section.steps if section.preset == "custom" else PRESETS[section.preset]
+
+
+def augmentation_of(recipe: Recipe, size: int) -> Augmentation:
+    """How training pictures vary at an image size."""
+    return build_augmentation(_steps(recipe), size, fit=recipe.model.fit)  # type: ignore[arg-type]
+
+
+def growing(train: Loader, recipe: Recipe) -> Batches:
+    """Training pictures that begin small and grow, if the recipe says so (progressive resizing).
+
+    Touvron et al. 2019, arXiv 1906.06423: crops make things look larger in training than they are later,
+    so that a network trained small and finished at full size sees them right.
+    """
+    first, last, epochs = recipe.training.first_size, train.size, int(recipe.training.epochs)
+    if first is None or first >= last:
+        return train
+    steps = max(min((last - first) // GROWTH, int(GROWN_BY * epochs)), 1)
+    sizes = [round((first + (last - first) * step / steps) / GROWTH) * GROWTH for step in range(steps)]
+    loaders = [replace(train, size=size, view=augmentation_of(recipe, size)) for size in sizes]
+    starts = [round(GROWN_BY * epochs * step / steps) for step in range(steps + 1)]
+    return Growing([*loaders, train], starts)
+
+
+def _teacher(recipe: Recipe, dataset: Dataset, machine: Machine) -> Teacher | None:
+    transfer = recipe.transfer
+    if transfer.teacher is None:
+        return None
+    model = Model.load(Run(Path(transfer.teacher)).model, device=machine.device)
+    known = model.specification.classes
+    unknown = sorted(set(dataset.classes) - set(known))
+    if unknown or model.specification.multilabel != dataset.multilabel:
+        raise RecipeError(
+            f"transfer.teacher: {transfer.teacher} was not trained on these classes",
+            causes=[f"it does not know {name}" for name in unknown[:5]]
+            or ["one of the two has several labels a picture, and the other has one"],
+            instead="Choose a teacher that was trained on the same classes.",
+        )
+    return Teacher(
+        network=model.network.requires_grad_(requires_grad=False).eval(),
+        image_size=model.specification.image_size,
+        order=torch.tensor([known.index(name) for name in dataset.classes], device=machine.device),
+        share=transfer.teacher_share,
+        temperature=transfer.temperature,
+    )
