@@ -11,21 +11,19 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pictune.errors import PictuneError
+from pictune.bars import bars
+from pictune.errors import PictuneError, RecipeError
 from pictune.threads import steady_threads
 from pictune.version import __version__
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
     from pictune.evaluation.reporting import Report
 
 app = typer.Typer(
@@ -102,6 +100,18 @@ def _with_flags(
     return [*(settings or ()), *flags]
 
 
+def _minutes(text: str) -> float:
+    """A time such as 90s, 10m or 2h, in minutes."""
+    unit = {"s": 1 / 60, "m": 1.0, "h": 60.0}.get(text[-1:])
+    try:
+        minutes = float(text[:-1]) * unit if unit else 0.0
+    except ValueError:
+        minutes = 0.0
+    if minutes <= 0:
+        raise RecipeError(f"--time {text} is no length of time", instead="Give it as 90s, 10m or 2h.")
+    return minutes
+
+
 def _print_json(verb: str, started: float, facts: Mapping[str, Any]) -> None:
     seconds = round(time.monotonic() - started, 2)
     typer.echo(json.dumps({"verb": verb, **facts, "seconds": seconds}, ensure_ascii=True, allow_nan=False))
@@ -111,49 +121,6 @@ def _shown(path: Path) -> str:
     """A path as people write it: relative to where they are when it lies below."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-class _Bars:
-    """Shows work as progress bars on stderr, and one line an epoch."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._bar: TaskID | None = None
-        self._opening: TaskID | None = None
-
-    def opened(self, done: int, total: int) -> None:
-        if self._opening is None:
-            self._opening = self._progress.add_task("opening pictures", total=total)
-        self._progress.update(self._opening, completed=done, visible=done < total)
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
-        text = f"epoch {epoch + 1}/{epochs}  loss {loss:.3f}"
-        if self._bar is None:
-            self._bar = self._progress.add_task(text, total=epochs * steps)
-        self._progress.update(self._bar, completed=epoch * steps + step, description=text)
-
-    def epoch(self, facts: Mapping[str, Any]) -> None:
-        star = "  best so far" if facts["best"] else ""
-        self._progress.console.print(
-            f"epoch {facts['epoch']:>3}  loss {facts['train_loss']:.4f}  validation accuracy "
-            f"{facts['val_accuracy']:.4f}  macro F1 {facts['val_macro_f1']:.4f}{star}",
-            highlight=False,
-        )
-
-    def say(self, sentence: str) -> None:
-        self._progress.console.print(sentence, highlight=False, markup=False)
-
-
-@contextmanager
-def _bars() -> Iterator[_Bars]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    # In a file or a pipe a bar is only noise; the sentences and the lines of the epochs are not
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _Bars(progress)
 
 
 def _print_run(verb: str, started: float, run_path: Path, *, as_json: bool) -> None:
@@ -184,8 +151,8 @@ def demo(
     steady_threads()
     from pictune.verbs.demo import demo as verb
 
-    with _bars() as bars:
-        run = verb(folder, seed=seed, watcher=bars, progress=bars.opened)
+    with bars() as shown:
+        run = verb(folder, seed=seed, watcher=shown, progress=shown.opened)
     _print_run("demo", started, run.path, as_json=as_json)
 
 
@@ -204,9 +171,9 @@ def audit(
     started = time.monotonic()
     from pictune.verbs.audit import audit as verb
 
-    with _bars() as bars:
+    with bars() as shown:
         chosen = _with_flags(settings, follow_outside=follow_outside)
-        result = verb(data, settings=chosen, group_by=group_by, folder=out, progress=bars.opened)
+        result = verb(data, settings=chosen, group_by=group_by, folder=out, progress=shown.opened)
     if as_json:
         _print_json("audit", started, {"report": _shown(result.folder), "audit": result.content})
     else:
@@ -228,6 +195,23 @@ def train(
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     augment: Annotated[str | None, typer.Option(help="none, light, medium or heavy.")] = None,
     loss: Annotated[str | None, typer.Option(help="A loss by name, such as focal.")] = None,
+    technique: Annotated[
+        str | None, typer.Option(help="Which layers learn: full, head, lp_ft, gradual or lora.")
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help="backbone, a number of groups, a layer or a pattern; pictune layers.")
+    ] = None,
+    layer_decay: Annotated[
+        float | None, typer.Option(help="Rate of a group of layers beside the one above, 0 to 1.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the adapters of --technique lora.")] = None,
+    teacher: Annotated[Path | None, typer.Option(help="A run whose model is imitated.")] = None,
+    preset: Annotated[str | None, typer.Option(help="How long it may take: fast, good or best.")] = None,
+    allowed: Annotated[
+        str | None,
+        typer.Option("--time", metavar="10m", help="Most it may take: 90s, 10m, 2h."),
+    ] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute frozen layers every time.")] = False,
     group_by: Annotated[
         str | None, typer.Option(help="What must stay in one split: a column, re:…, exif:date.")
     ] = None,
@@ -251,7 +235,7 @@ def train(
     steady_threads()
     from pictune.verbs.train import train as verb
 
-    with _bars() as bars:
+    with bars() as shown:
         run = verb(
             data,
             recipe=recipe,
@@ -264,14 +248,22 @@ def train(
             learning_rate=lr,
             augmentation=augment,
             loss=loss,
+            technique=technique,
+            freeze=freeze,
+            layer_decay=layer_decay,
+            rank=rank,
+            teacher=teacher,
+            preset=preset,
+            minutes=None if allowed is None else _minutes(allowed),
+            cache=False if no_cache else None,
             group_by=group_by,
             seed=seed,
             allow_leaks=True if allow_leaks else None,
             runs=runs,
             name=name,
             new=new,
-            watcher=bars,
-            progress=bars.opened,
+            watcher=shown,
+            progress=shown.opened,
         )
     _print_run("train", started, run.path, as_json=as_json)
 
@@ -288,8 +280,8 @@ def evaluate(
     steady_threads()
     from pictune.verbs.evaluate import evaluate as verb
 
-    with _bars() as bars:
-        report = verb(run, split=split, data=data, progress=bars.opened)
+    with bars() as shown:
+        report = verb(run, split=split, data=data, progress=shown.opened)
     _print_report("evaluate", started, run.resolve(), report, as_json=as_json)
 
 
@@ -321,3 +313,41 @@ def recipe(
     from pictune.verbs.recipe import recipe as verb
 
     typer.echo(verb(file, settings=settings or ()), nl=False)
+
+
+@app.command()
+def layers(
+    model: Annotated[str, typer.Argument(help="A network, such as resnet50.")],
+    freeze: Annotated[str, typer.Option(help="What to show as frozen.")] = "none",
+    fine: Annotated[bool, typer.Option("--fine", help="Blocks instead of stages.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a network's groups of layers, and what a setting would train."""
+    started = time.monotonic()
+    from pictune.verbs.layers import layers as verb
+
+    result = verb(model, freeze=freeze, fine=fine)
+    if as_json:
+        _print_json("layers", started, {"model": model, "groups": result.rows()})
+    else:
+        typer.echo(result.summary())
+
+
+@app.command()
+def cache(
+    older_than: Annotated[
+        float | None, typer.Option(help="Remove what was not used for so many days.")
+    ] = None,
+    keep: Annotated[float | None, typer.Option(help="Remove the oldest until so many GB are left.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List or tidy up what was computed once: decoded pictures and features of frozen layers."""
+    started = time.monotonic()
+    from pictune.verbs.cache import cache as verb
+
+    result = verb(older_than=older_than, keep=keep, clear=clear)
+    if as_json:
+        _print_json("cache", started, {"entries": result.rows()})
+    else:
+        typer.echo(result.summary())

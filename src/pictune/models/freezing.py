@@ -185,7 +185,7 @@ def _place_of(freeze: str, network: nn.Module, groups: Sequence[LayerGroup]) -> 
             f"transfer.freeze: {freeze} holds the head, and nothing would be left to learn",
             instead=f"Use {EVERYTHING_BELOW} to keep only the head learning.",
         )
-    modules = [name for name, module in network.named_modules() if name and any(module.parameters())]
+    modules = [name for name, module in network.named_modules() if name and list(module.parameters())]
     near = suggestion(freeze, [*names, *modules])
     raise RecipeError(
         f"transfer.freeze: the network has no layer called {freeze!r}{near}",

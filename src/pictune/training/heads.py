@@ -12,8 +12,8 @@ alone, which all heads share. Decay multiplies, so it is the same for w and for 
 
 Rounding must not depend on the company. Where a head knows its pictures by heart, gradients are little but
 rounding errors, and AdamW makes full steps of them: test accuracies were seen to drift apart by 4 %. What is
-narrower than a vector register, or left over beside the last full one, is computed in another way than the rest.
-So all is filled up to whole registers, and sums over images are products of matrices, too.
+narrower than a vector register, or left over beside the last full one, is computed in another way than all
+else. So everything is filled up to whole registers, and sums over images are products of matrices, too.
 """
 
 from __future__ import annotations
@@ -341,8 +341,9 @@ class _Heads:
 
     def _differentiate(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The groups' losses, and their gradient by the logits [n, h * k]; by autograd: any loss will do."""
-        leaves = [group.leaf(logits) for group in self.groups]
-        values = [group.losses(leaf, targets) for group, leaf in zip(self.groups, leaves, strict=True)]
+        with torch.enable_grad():
+            leaves = [group.leaf(logits) for group in self.groups]
+            values = [group.losses(leaf, targets) for group, leaf in zip(self.groups, leaves, strict=True)]
         slopes = torch.autograd.grad(values, leaves, [torch.ones_like(value) for value in values])
         losses = torch.cat([value.detach() for value in values])
         return losses, torch.cat([slope.flatten(1) for slope in slopes], dim=1).index_select(1, self.back)

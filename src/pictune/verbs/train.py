@@ -70,6 +70,14 @@ def train(
     learning_rate: float | None = None,
     augmentation: str | None = None,
     loss: str | None = None,
+    technique: str | None = None,
+    freeze: str | int | None = None,
+    layer_decay: float | None = None,
+    rank: int | None = None,
+    teacher: Path | str | None = None,
+    preset: str | None = None,
+    minutes: float | None = None,
+    cache: bool | None = None,
     group_by: str | None = None,
     seed: int | None = None,
     allow_leaks: bool | None = None,
@@ -96,6 +104,14 @@ def train(
         learning_rate: The highest one.
         augmentation: A preset: none, light, medium or heavy.
         loss: A loss by name.
+        technique: Which layers learn, and when: full, head, lp_ft, gradual or lora.
+        freeze: Layers that stay as they are: ``backbone``, a number of groups, a layer or a pattern.
+        layer_decay: Rate of a group of layers beside the one above it, above 0 and at most 1.
+        rank: Of the adapters of technique lora.
+        teacher: A run whose model is imitated.
+        preset: How long what is left open may take: fast, good or best.
+        minutes: How long all of it may take.
+        cache: Whether what lies below all that learns is computed once and kept.
         group_by: What must stay together in one split.
         seed: Where all randomness starts.
         allow_leaks: Train even if a picture is in two splits.
@@ -123,6 +139,14 @@ def train(
         "optimizer.learning_rate": learning_rate,
         "augmentation.preset": augmentation,
         "loss.name": loss,
+        "technique.name": technique,
+        "transfer.freeze": None if freeze is None else str(freeze),
+        "transfer.layer_decay": layer_decay,
+        "technique.rank": rank,
+        "transfer.teacher": None if teacher is None else str(Path(teacher).resolve()),
+        "training.preset": preset,
+        "training.minutes": minutes,
+        "transfer.cache": cache,
         "data.group_by": group_by,
         "training.seed": seed,
         "data.allow_leaks": allow_leaks,
