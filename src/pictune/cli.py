@@ -186,7 +186,7 @@ def train(
         Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")
     ],
     model: Annotated[str | None, typer.Option(help="cnn, resnet9, or any timm backbone.")] = None,
-    weights: Annotated[str | None, typer.Option(help="auto, hub, none, or a file.")] = None,
+    weights: Annotated[str | None, typer.Option(help="auto, hub, starter, none, or a file.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of what the network sees, pixels.")] = None,
     epochs: Annotated[
         str | None, typer.Option(help="Passes over the pictures; +N extends a finished run.")

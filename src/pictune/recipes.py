@@ -73,7 +73,7 @@ class ModelSection:
     """Which network, with which weights to start from."""
 
     name: Annotated[str, Setting("auto, cnn, resnet9, or any timm backbone")] = "auto"
-    weights: Annotated[str, Setting("auto | hub | none | <file>.safetensors or .pth")] = "auto"
+    weights: Annotated[str, Setting("auto | hub | starter | none | <file>.safetensors or .pth")] = "auto"
     image_size: Annotated[
         int | Auto, Setting("side of the square the network sees, pixels", low=16, high=2048)
     ] = "auto"

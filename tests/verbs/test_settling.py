@@ -56,7 +56,7 @@ def weights(kind: str):
 def test_the_network_follows_from_what_weights_can_be_had(given, kind, gpu, name, asked, reason):
     find, networks = weights(kind)
     settled, found, reasons = settling.settle_network(recipe(model=given), gpu=gpu, find=find)
-    assert (settled.model.name, networks, found.kind) == (name, [asked], kind)
+    assert (settled.model.name, networks[0], found.kind) == (name, asked, kind)
     assert (reason is None) == (reasons == {})
     assert reason is None or reason in reasons["model.name"]
 

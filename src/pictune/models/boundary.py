@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 PLACES_TRIED = 12  # a block has a handful of modules; farther down there is little left to save
 TOLERANCE = 1e-4  # of outputs and gradients, beside their size
+PICTURES = 2  # watched; with one, every first dimension would be a whole number of pictures
 PASSING = (nn.Dropout, nn.Dropout2d, nn.Identity)  # they go with what learns: a head's dropout stays random
 
 
@@ -32,21 +33,22 @@ class Cut:
         above: The activation to outputs [n, k].
         module: Name of the module whose output is the activation.
         shape: Of one picture's activation.
+        later: Names of the network's tensors that are used only after it.
     """
 
     below: nn.Module
     above: nn.Module
     module: str
     shape: tuple[int, ...]
+    later: frozenset[str]
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all that decides the activation: where the cut is, and every tensor below it."""
-        kept = {name.removeprefix("network.") for name in self.above.state_dict()}
         digest = hashlib.sha256(f"{self.module} {self.shape}\n".encode())
         for name, tensor in self.below.state_dict().items():
             plain = name.removeprefix("network.")
-            if plain not in kept:
+            if plain not in self.later:
                 digest.update(f"{plain} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
@@ -66,19 +68,22 @@ def cut(network: nn.Module, *, image_size: int) -> Cut | None:
     device = next(network.parameters()).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
-        pixels = torch.randint(0, 256, (2, image_size, image_size, 3), dtype=torch.uint8, device=device)
-    was_training = network.training
+        shape = (PICTURES + 1, image_size, image_size, 3)
+        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        calls = _watch(network, pixels)
+        calls = _watch(network, pixels[:PICTURES])
         for place in _places(network, calls)[:PLACES_TRIED]:
             below, above = _Below(network, place.module), _Above(network, calls, place)
-            made = Cut(below, above, place.module, place.shape)
+            made = Cut(below, above, place.module, place.shape, _later(network, calls, place))
+            # One picture more than was watched, so that no shape may be taken for the batch's by chance.
             if _holds(network, made, pixels):
                 return made
         return None
     finally:
-        network.train(was_training)
+        for module in training:
+            module.training = True
 
 
 @dataclass
@@ -169,6 +174,15 @@ def read_input(network: nn.Module, module: str, given: Tensor) -> Tensor:
     finally:
         handle.remove()
     raise AssertionError(f"the network does not come to its module {module}")
+
+
+def _later(network: nn.Module, calls: Mapping[str, _Call], place: _Call) -> frozenset[str]:
+    """Names of tensors whose modules begin after the place ends, and so do not decide its activation.
+
+    Tensors of a module around it, such as the position embedding of a transformer, may well decide it.
+    """
+    names = network.state_dict()
+    return frozenset(name for name in names if _began(name.rpartition(".")[0], calls) > place.ended)
 
 
 class _Reached(Exception):  # noqa: N818 - not an error: the forward pass has come as far as it should

@@ -7,7 +7,8 @@ optimizer. The first two are done here; the optimizer takes only what has a grad
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
@@ -59,7 +60,7 @@ def layer_groups(network: nn.Module, *, fine: bool = False) -> tuple[LayerGroup,
     sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
     head = head_tensors(network)
     groups = [[name for name in names if name not in head] for names in _grouped(network, fine=fine)]
-    named = [(_name_of(names), names) for names in groups if names]
+    named = [(_name_of(names, network), names) for names in groups if names]
     return tuple(
         LayerGroup(name, tuple(names), sum(sizes[n] for n in names))
         for name, names in [*named, (HEAD, sorted(head, key=list(sizes).index))]
@@ -101,19 +102,26 @@ def _children(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def _name_of(tensors: Sequence[str]) -> str:
-    """What a group is called: the module that all its tensors share, or the modules by name."""
-    paths = [name.split(".")[:-1] or [name] for name in tensors]
-    shared = [parts[0] for parts in zip(*paths, strict=False) if len(set(parts)) == 1]
-    common = []
-    for part, ours in zip(shared, zip(*paths, strict=False), strict=False):
-        if set(ours) != {part}:
-            break
-        common.append(part)
-    if common:
-        return ".".join(common)
-    tops = list(dict.fromkeys(path[0] for path in paths))
-    return " + ".join(tops if len(tops) <= 3 else [tops[0], "...", tops[-1]])
+def _name_of(tensors: Sequence[str], network: nn.Module) -> str:
+    """What a group is called: the largest modules that it holds whole, joined; so no two are called alike."""
+    whole, ours = _holders(name for name, _ in network.named_parameters()), _holders(tensors)
+    largest = dict.fromkeys(
+        next((holder for holder in _prefixes(name) if ours[holder] == whole[holder]), name)
+        for name in tensors
+    )
+    found = list(largest)
+    return " + ".join(found if len(found) <= 3 else [found[0], "...", found[-1]])
+
+
+def _holders(tensors: Iterable[str]) -> Counter[str]:
+    """How many tensors each module holds, by name."""
+    return Counter(holder for name in tensors for holder in _prefixes(name))
+
+
+def _prefixes(tensor: str) -> Iterator[str]:
+    """Names of the modules around a tensor, the outermost first."""
+    parts = tensor.split(".")
+    return (".".join(parts[:length]) for length in range(1, len(parts)))
 
 
 def frozen_tensors(network: nn.Module, freeze: str) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""Pretrained weights: from the hub, from a file, or none; always with a sentence that says what and why.
+"""Pretrained weights: from the hub, from a file, our own, or none; always with a sentence that says why.
 
 No code and no pickled object is ever taken from anywhere: safetensors, or PyTorch files that hold
 nothing but tensors. What comes from the hub is checked against the SHA-256 that the hub names.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # names under which training scripts keep the weights
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 LISTED = 5  # how many names an error lists of each kind
+STARTER = Path(__file__).parent / "starter"  # what we trained ourselves; its README says on what
+STARTER_LICENCE = "apache-2.0"
 LARGEST = 4 * 2**30  # bytes; no backbone one would fine-tune on one machine is larger
 
 
@@ -32,20 +34,22 @@ class Weights:
     """Where a network's first weights come from.
 
     Args:
-        kind: ``hub``, ``file`` or ``none`` (every layer starts at random).
+        kind: ``hub``, ``file``, ``starter`` (ours) or ``none`` (every layer starts at random).
         source: Hub repository or file name; empty for none.
         licence: As the publisher names it; None when nobody says.
         path: The file on this machine; None for none.
         sha256: Of that file, hexadecimal; empty for none.
         sentence: For people: what was chosen and why.
+        obstacle: Why the hub's could not be had, when they were wanted and it starts at random instead.
     """
 
-    kind: Literal["hub", "file", "none"]
+    kind: Literal["hub", "file", "starter", "none"]
     source: str
     licence: str | None
     path: Path | None
     sha256: str
     sentence: str
+    obstacle: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +77,9 @@ def find_weights(
     licence that is not permitted is an error for it too.
 
     Args:
-        wanted: ``auto`` (the hub's if they can be had, else none), ``hub``, ``none``, or a path to a
-            ``.safetensors``, ``.pth`` or ``.pt`` file.
+        wanted: ``auto`` (the hub's if they can be had, else the starter weights if there are some for this
+            network, else none), ``hub``, ``starter``, ``none``, or a path to a ``.safetensors``, ``.pth``
+            or ``.pt`` file.
         network: A name that `build_network` knows.
         allow_licence: Licences accepted besides the permissive ones; True accepts any.
         cache: Folder of the hub's cache; None is the usual one (``HF_HUB_CACHE``).
@@ -88,6 +93,8 @@ def find_weights(
     """
     if wanted == "none":
         return _none("Every layer starts at random, because model.weights is none.")
+    if wanted == "starter":
+        return _starter(network)
     if wanted not in ("auto", "hub"):
         return _from_file(Path(wanted))
     try:
@@ -98,10 +105,13 @@ def find_weights(
     except UnavailableError as reason:
         if wanted == "hub":
             raise
-        return _none(
+        if _starter_file(network).is_file():
+            return _starter(network)
+        none = _none(
             f"Every layer starts at random, because no pretrained weights could be had: {reason.message}. "
             "With few pictures, expect a clearly worse model than one that starts from pretrained weights."
         )
+        return replace(none, obstacle=reason.message)
     sentence = (
         f"{network} starts from {published.repository} ({licence}), {how}; "
         "its last layer is replaced by a new one for your classes."
@@ -113,11 +123,35 @@ def _none(sentence: str) -> Weights:
     return Weights("none", "", None, None, "", sentence)
 
 
+def _starter_file(network: str) -> Path:
+    return STARTER / f"{network}.safetensors"
+
+
+def _starter(network: str) -> Weights:
+    """Our own weights, which come with the package.
+
+    Raises:
+        WeightsError: When there are none for this network.
+    """
+    path = _starter_file(network)
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in STARTER.glob("*.safetensors")))
+        raise WeightsError(
+            f"there are no starter weights of {network}",
+            instead=f"Use --model {known}." if known else "Use model.weights=none.",
+        )
+    sentence = (
+        f"{network} starts from Pictune's starter weights (licence {STARTER_LICENCE}), learnt from "
+        "drawn pictures alone; its last layer is a new one for your classes."
+    )
+    return Weights("starter", f"starter/{path.name}", STARTER_LICENCE, path, sha256_of(path), sentence)
+
+
 def _from_file(path: Path) -> Weights:
     if path.suffix.lower() not in SUFFIXES:
         raise WeightsError(
-            f"model.weights={path} is neither auto, hub or none"
-            f"{suggestion(str(path), ('auto', 'hub', 'none'))}, nor a file of weights",
+            f"model.weights={path} is neither auto, hub, starter or none"
+            f"{suggestion(str(path), ('auto', 'hub', 'starter', 'none'))}, nor a file of weights",
             instead=f"Name a file that ends in {', '.join(SUFFIXES)}.",
         )
     if not path.is_file():

@@ -108,7 +108,9 @@ def train_heads(
     seed: int = 0,
     betas: tuple[float, float] = (0.9, 0.999),
 ) -> TrainedHeads:
-    """Trains one head a setting; each comes out as it would alone, up to rounding.
+    """Trains one head a setting; each comes out as it would alone.
+
+    On one CPU thread its weights were the same bit for bit wherever we looked; elsewhere up to rounding.
 
     A head learns as `fit` teaches a last layer with `torch.optim.AdamW`, without averaged weights and without
     accumulation: the rate follows the schedule batch by batch, each head's gradient is clipped by its own
@@ -238,6 +240,15 @@ def _layer(features: Tensor, weight: Tensor, bias: Tensor, *, out: Tensor) -> No
     out.copy_(filled[:, :outputs])
 
 
+def _layer_slope(features: Tensor, slopes: Tensor, *, out: Tensor) -> None:
+    """The gradient [o, d] of a linear layer's weight from that of its outputs [n, o], rounded alike."""
+    outputs = slopes.shape[1]
+    if outputs >= LANES:
+        torch.mm(slopes.t(), features, out=out)
+        return
+    out.copy_(torch.mm(F.pad(slopes, (0, LANES - outputs)).t(), features)[:outputs])
+
+
 class _Heads:
     """The moving parts. Inside, heads stand in the order of their dropout rates."""
 
@@ -301,8 +312,10 @@ class _Heads:
             _layer(x, self.weight[rows], self.bias[rows], out=logits[:, rows])
         losses, slopes = self._differentiate(logits.mul_(self.rates), targets)
         for (_, rows), x in zip(self.blocks, seen, strict=True):
-            torch.mm(slopes[:, rows].t(), x, out=self.weight_slope[rows])
-        self.bias_slope.copy_(torch.mm(slopes.t(), slopes.new_ones(len(slopes), LANES))[:, 0])
+            _layer_slope(x, slopes[:, rows], out=self.weight_slope[rows])
+        summed = slopes.new_empty(slopes.shape[1], LANES)
+        _layer_slope(slopes.new_ones(len(slopes), LANES), slopes, out=summed)
+        self.bias_slope.copy_(summed[:, 0])
         if self.clip:
             self._clip()
         if self.decaying:

@@ -98,6 +98,8 @@ def judge(
             "left_out": len(left_out),
         },
         "model": {"name": spec.network, "image_size": spec.image_size, "weights": spec.origin},
+        "training": dict(spec.facts.get("training", {})),
+        "probe": [row for line in Journal(run.journal).lines("probe") for row in line["rows"]],
         "curves": curves(run),
         "created_with": versions(),
         "selected_by": f"{select_by} on the validation split",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 from torch import nn
@@ -106,7 +107,7 @@ def _ship(
         "fingerprint": dataset.fingerprint,
         "versions": versions(),
         "validation": quick,
-        "epochs": [epoch + 1 for epoch in soup],
+        "training": _told(run, recipe, soup),
     }
     merge_lora(transferring.backbone_of(network))
     Model(replace(specification, facts=facts), network.eval(), machine.device).save(run.model)
@@ -124,6 +125,30 @@ def _ship(
         select_by=recipe.training.select_by,
         findings=dataset.findings,
     )
+
+
+def _told(run: Run, recipe: Recipe, soup: Sequence[int]) -> dict[str, Any]:
+    """How it was trained, for the readers of the report."""
+    technique, transfer, training = recipe.technique, recipe.transfer, recipe.training
+    cut_short = Journal(run.journal).lines("cut")
+    planned = f" of {cut_short[0]['planned']}, as many as the time allowed" if cut_short else ""
+    epochs = len(Journal(run.journal).lines("epoch"))
+    facts = {
+        "technique": technique.name
+        + "".join(f", {key} {value}" for key, value in technique.settings.items()),
+        "frozen": transfer.freeze if technique.name != "head" else "backbone",
+        "epochs": f"{epochs}{planned}",
+        "weights of epoch": ", ".join(str(epoch + 1) for epoch in soup),
+        "precision": training.precision,
+        "optimizer": f"{recipe.optimizer.name}, rate {recipe.optimizer.settings['learning_rate']:g}",
+        "features cached": "yes" if transfer.cache else "no",
+    }
+    told: dict[str, tuple[Any, Any]] = {
+        "layer decay": (transfer.layer_decay, 1.0),
+        "l2-sp": (transfer.l2_sp, 0.0),
+    }
+    told |= {"teacher": (transfer.teacher and Path(transfer.teacher).name, None)}
+    return facts | {name: value for name, (value, usual) in told.items() if value != usual}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pictune.tasks.model import Model, Specification
 from pictune.training.machine import Machine
 from pictune.verbs import settling
 
-WATCHED = 256  # training pictures on which progress is measured as on validation pictures
+WATCHED = settling.WATCHED
 GROWN_BY = 0.7  # share of the epochs after which pictures have their full size
 GROWTH = 16  # pixels a side by which they grow at least: more sizes would only cost time
 

@@ -63,7 +63,7 @@ def go_on(
         named = reading.read_named(Path(made_by["data"]), stored.data)
         told = made_by["weights"]
         _, ingested, _ = open_named(
-            named, stored, machine, watcher, scratch=told["kind"] == "none", progress=progress
+            named, stored, machine, watcher, scratch=told["kind"] in {"none", "starter"}, progress=progress
         )
         dataset = _kept_split(ingested.dataset, splits_of(run))
         weights = Weights(

@@ -6,6 +6,7 @@ Why the constants are what they are stands in docs/decisions.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +22,17 @@ from pictune.verbs.tables import TABLES
 SCRATCH = "resnet9"
 PRETRAINED, GPU_PRETRAINED = "mobilenetv4_conv_small", "resnet50"  # where the hub's weights can be had
 SIZES = (64, 96, 128)  # pixels; the network sees the largest that the pictures fill
-SCRATCH_SIZES = (64, 96)  # from scratch on a CPU: few pictures need many epochs, so these must be cheap
+SCRATCH_SIZES = (64, 96)  # without the hub's weights, on a CPU: many epochs are needed, so they must be cheap
 GPU_SIZE = 224
 VIEWS = {"fast": 50_000, "good": 150_000, "best": 300_000}  # in training, when nothing is said about epochs
 TURNS = 4  # augmented looks at each picture that take turns where layers are frozen
 BEST_SOUP = 3
+WATCHED = 256  # training pictures on which progress is measured as on validation pictures
+LOOKING = 0.35  # of the time of a training step is taken by a forward pass alone
+OVERHEAD = 1.15  # for what an epoch does besides
+CACHED_SHARE = 0.3  # of an epoch's time, at most, is left where features are cached; the loop measures it
+RESERVE = 0.08  # of the time is kept back
+REPORT_SECONDS = 6.0
 FEWEST_EPOCHS, MOST_EPOCHS = 15, 100
 BATCH, GPU_BATCH = 32, 64
 UNEVEN = 3.0  # from this ratio between the largest and the smallest class on, macro F1 chooses
@@ -50,22 +57,23 @@ def settle_network(
     model = recipe.model
     if model.name != "auto":
         return recipe, find(model.name), {}
-    if model.weights not in {"auto", "hub", "none"}:
+    if model.weights not in {"auto", "hub", "starter", "none"}:
         raise RecipeError(
             "model.weights names a file, and model.name does not say of which network",
             instead="Name it, such as --model resnet18.",
         )
-    if model.weights == "none":
-        return (
-            recipe.with_values(model={"name": SCRATCH}),
-            find(SCRATCH),
-            {"model.name": "auto: from scratch"},
-        )
+    if model.weights in {"none", "starter"}:
+        reason = "auto: from scratch" if model.weights == "none" else "auto: it has starter weights"
+        return recipe.with_values(model={"name": SCRATCH}), find(SCRATCH), {"model.name": reason}
     candidate = GPU_PRETRAINED if gpu else PRETRAINED
     weights = find(candidate)
     if weights.kind == "hub":
         return recipe.with_values(model={"name": candidate}), weights, {"model.name": "auto: pretrained"}
-    reason = "auto: from scratch, as no pretrained weights could be had"
+    own = find(SCRATCH)
+    if own.kind == "starter":
+        told = f"No weights of the hub could be had: {weights.obstacle}. {own.sentence}"
+        weights = replace(own, sentence=told)
+    reason = "auto: quick to train, as no pretrained weights could be had"
     return recipe.with_values(model={"name": SCRATCH}), weights, {"model.name": reason}
 
 
@@ -76,7 +84,7 @@ def settle_size(recipe: Recipe, dataset: Dataset, *, gpu: bool, scratch: bool) -
         recipe: What the user asked for.
         dataset: A few pictures whose sizes are known.
         gpu: Whether training runs on one.
-        scratch: Whether every layer starts at random.
+        scratch: Whether the network has no weights of the hub to start from.
     """
     if recipe.model.image_size != "auto":
         return recipe, {}
@@ -130,6 +138,49 @@ def settle_training(
     settled, more = _settle_parts(settled, dataset, pretrained=pretrained)
     settled, views_reason = _settle_views(settled)
     return settled, {**reasons, **more, **views_reason}
+
+
+def settle_time(
+    recipe: Recipe, dataset: Dataset, *, seconds: float, per_image: float, given: bool
+) -> tuple[Recipe, float, Reasons]:
+    """How many epochs fit into the time that is left.
+
+    Args:
+        recipe: Settled otherwise.
+        dataset: With its splits.
+        seconds: Left of what the user allows.
+        per_image: Seconds of a training step, an image.
+        given: Whether the user said how many epochs; then later ones may be cut, but nothing is chosen.
+
+    Returns:
+        The recipe, the seconds that the epochs may take, and why.
+
+    Raises:
+        RecipeError: When not even one epoch fits.
+    """
+    train, val = len(dataset.splits["train"]), len(dataset.splits["val"])
+    looked = per_image * LOOKING
+    technique = recipe.technique.name
+    before = looked * (train + val) if technique in {"lp_ft", "head"} else 0.0
+    if recipe.transfer.cache:
+        before += looked * train * max(int(recipe.transfer.views), 1)
+    after = looked * len(dataset.splits.get("test", ())) + REPORT_SECONDS
+    epoch = OVERHEAD * (looked * (val + WATCHED) + per_image * train)
+    if recipe.transfer.cache:
+        epoch *= CACHED_SHARE
+    left = (1 - RESERVE) * seconds - before - after
+    fitting = int(left / epoch) if epoch else 0
+    told = f"{recipe.training.minutes:g} minutes"
+    if left <= 0 or (fitting < 1 and not given):
+        raise RecipeError(
+            f"{told} are too short: an epoch of {train:,} pictures takes about {max(epoch, 1):.0f} s here",
+            instead="Allow more time, or use a smaller --model, --image-size, or --technique head.",
+        )
+    wanted = int(recipe.training.epochs)
+    if given or fitting >= wanted:
+        return recipe, left, {}
+    settled = recipe.with_values(training={"epochs": fitting})
+    return settled, left, {"training.epochs": f"auto: {fitting} of {wanted} epochs fit into {told}"}
 
 
 def _technique(recipe: Recipe, *, pretrained: bool) -> tuple[str, str]:

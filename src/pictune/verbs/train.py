@@ -9,35 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pictune.data.sample import Dataset
 from pictune.errors import RecipeError, RunError
 from pictune.files import write_text
-from pictune.models.backbones import describe
-from pictune.models.weights import find_weights
 from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
 from pictune.run import Run, all_runs, check_name
 from pictune.training.job import Watcher
-from pictune.training.machine import Machine
-from pictune.verbs import reading, settling
+from pictune.verbs import reading
 from pictune.verbs.learning import learn
-from pictune.verbs.lessons import WATCHED
-from pictune.verbs.preparing import (
-    Prepared,
-    check_enough,
-    first_network,
-    made_by_record,
-    open_named,
-    specify,
-    splits_record,
-)
-from pictune.verbs.probing import open_settings as open_settings_of
+from pictune.verbs.preparing import made_by_record, splits_record
 from pictune.verbs.recipe import parse
 from pictune.verbs.resuming import extends, go_on
+from pictune.verbs.starting import prepare
 from pictune.verbs.tables import TABLES
-from pictune.verbs.transferring import settle_cache
 
 log = logging.getLogger(__name__)
 
@@ -204,53 +189,15 @@ def _start(
     watcher: Watcher,
     progress: reading.Progress | None,
 ) -> Run:
-    machine = Machine(device=asked.training.device, threads=asked.training.threads)
-    gpu = machine.device.type == "cuda"
-    # First what costs nothing: no weights are fetched for data, or a network, that are not there
-    named = reading.read_named(path, asked.data)
-    if asked.model.name != "auto":
-        describe(asked.model.name)
-    allowed = {asked.model.allow_licence} if asked.model.allow_licence else set()
-    recipe, weights, reasons = settling.settle_network(
-        asked,
-        gpu=gpu,
-        find=lambda network: find_weights(asked.model.weights, network=network, allow_licence=allowed),
-    )
-    watcher.say(weights.sentence)
-    recipe, ingested, sized = open_named(
-        named, recipe, machine, watcher, scratch=weights.kind == "none", progress=progress
-    )
-    clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
-    dataset = reading.split_pictures(ingested, recipe, clusters)
-    check_enough(dataset)
-    open_settings = open_settings_of(recipe)
-    recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, pretrained=weights.kind != "none")
-    specification = specify(recipe, dataset, weights)
-    network = first_network(recipe, specification, weights)
-    trial = torch.zeros(
-        min(8, int(recipe.training.batch_size)), specification.image_size, specification.image_size, 3
-    )
-    arithmetic = machine.choose(
-        network,
-        trial.to(torch.uint8),
-        precision=recipe.training.precision,
-        memory_format=recipe.training.memory_format,
-    )
-    recipe = recipe.with_values(
-        training={"precision": arithmetic.precision, "memory_format": arithmetic.memory_format}
-    )
-    counts = (len(dataset.splits["train"]), len(dataset.splits["val"]) + WATCHED)
-    recipe, cached = settle_cache(recipe, network, counts=counts)
-    reasons |= sized | more | {"training.precision": arithmetic.reason, "transfer.cache": cached}
-    epochs = int(recipe.training.epochs)
-    watcher.say(_summary(recipe, dataset))
+    start = prepare(path, asked, watcher=watcher, progress=progress)
+    prepared, recipe, machine = start.prepared, start.prepared.recipe, start.machine
+    watcher.say(_summary(recipe, prepared.dataset))
     run = Run.create(runs, name=name)
-    prepared = Prepared(recipe, dataset, ingested, weights, arithmetic, (epochs,), open_settings)
     with run.lock():
-        write_text(run.path / "recipe.yaml", dump_yaml(recipe, TABLES, reasons=reasons))
-        run.write("splits.json", splits_record(dataset))
-        run.write("made_by.json", made_by_record(path, question, prepared, reasons, machine))
-        return learn(run, prepared, machine, network, specification, watcher)
+        write_text(run.path / "recipe.yaml", dump_yaml(recipe, TABLES, reasons=start.reasons))
+        run.write("splits.json", splits_record(prepared.dataset))
+        run.write("made_by.json", made_by_record(path, question, prepared, start.reasons, machine))
+        return learn(run, prepared, machine, start.network, start.specification, watcher)
 
 
 def _summary(recipe: Recipe, dataset: Dataset) -> str:

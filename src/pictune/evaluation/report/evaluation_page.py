@@ -37,6 +37,7 @@ _SEVERITIES = {
     "critical": 0, "error": 0, "high": 0, "serious": 0, "reject": 0,
     "warning": 1, "warn": 1, "medium": 1, "quarantine": 1, "attention": 1,
 }  # fmt: skip
+PROBE_NUMBERS = ("val_accuracy", "val_macro_f1", "val_log_loss")
 _SEVERITY_WORDS = ("Serious", "Attention", "Note")
 
 
@@ -61,6 +62,7 @@ def evaluation_context(report: Report, album: Album) -> Context:
         "pairs": _pairs(report.get("confused_pairs") or (), album),
         "mistakes": _mistakes(report.get("mistakes") or (), album),
         "curves": _curves(report.get("curves")),
+        "probe": _probe(report.get("probe") or ()),
         "reliability": _reliability(report),
         "origin": origin(report),
     }
@@ -254,6 +256,18 @@ def _curves(curves: Report | None) -> Context | None:
     return {"charts": drawn, "verdict": curves.get("verdict"), "best": best} if drawn else None
 
 
+def _probe(rows: Sequence[Mapping[str, float]]) -> Context | None:
+    """The heads that were tried before training, best first: a column a setting, and the main numbers."""
+    if not rows:
+        return None
+    columns = [name for name in rows[0] if not name.startswith("val_") or name in PROBE_NUMBERS]
+    shown = [
+        [f"{row[name]:.3f}" if name in PROBE_NUMBERS else f"{row[name]:g}" for name in columns]
+        for row in rows
+    ]
+    return {"columns": columns, "rows": shown}
+
+
 def _points(epochs: Sequence[float], values: Sequence[Any] | None) -> list[tuple[float, float]]:
     return [(float(e), float(v)) for e, v in zip(epochs, values or (), strict=False) if is_number(v)]
 
@@ -289,7 +303,7 @@ def origin(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
     for title, name in (
         ("Model", "model"),
         ("Dataset", "dataset"),
-        ("Settings", "settings"),
+        ("Training", "training"),
         ("Measured with", "created_with"),
     ):
         rows = _flat(report.get(name))

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from pictune.evaluation.report import wording
 from pictune.evaluation.report.audit_page import audit_context
-from pictune.evaluation.report.evaluation_page import evaluation_context
+from pictune.evaluation.report.evaluation_page import evaluation_context, origin
 from pictune.evaluation.report.pictures import Album, Picture
 
 NO_PICTURES: Mapping[str, Picture] = MappingProxyType({})
@@ -47,6 +47,26 @@ def render_audit(audit: Mapping[str, Any], *, pictures: Mapping[str, Picture] = 
     """
     context = audit_context(wording.printable(audit), _album(pictures))
     return _render("audit.html.j2", context)
+
+
+def render_rates(found: Mapping[str, Any], *, chart: str) -> str:
+    """Draws what a learning rate range test found as one self-contained HTML page.
+
+    Args:
+        found: The content of ``lr.json``.
+        chart: Its curve as one SVG element, in which everything is escaped.
+
+    Returns:
+        The page, as safe as an evaluation's.
+    """
+    printable = wording.printable(found)
+    context = {
+        "found": printable,
+        "suggestion": f"{printable['suggestion']:g}",
+        "chart": Markup(chart),  # noqa: S704  drawn from numbers alone
+        "origin": origin(printable),
+    }
+    return _render("rates.html.j2", context)
 
 
 def _album(pictures: Mapping[str, Picture]) -> Album:

@@ -1,0 +1,111 @@
+"""The beginning of `train`: from what was asked for to everything settled and the network at its start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pictune.models.backbones import describe
+from pictune.models.weights import find_weights
+from pictune.recipes import Recipe
+from pictune.tasks.model import Specification
+from pictune.training.job import Watcher
+from pictune.training.machine import Machine
+from pictune.verbs import reading, settling
+from pictune.verbs.lessons import WATCHED
+from pictune.verbs.preparing import Prepared, check_enough, first_network, open_named, specify
+from pictune.verbs.probing import open_settings as open_settings_of
+from pictune.verbs.transferring import settle_cache
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training begins with; nothing of it is written down yet.
+
+    Args:
+        prepared: The settled recipe, the opened and split pictures, the weights, the arithmetic.
+        machine: Where.
+        network: Before its first step, shaped by its technique.
+        specification: Of the model.
+        reasons: Why a setting was chosen, by ``section.setting``.
+    """
+
+    prepared: Prepared
+    machine: Machine
+    network: nn.Module
+    specification: Specification
+    reasons: Mapping[str, str]
+
+
+def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Progress | None) -> Start:
+    """Opens the pictures, settles what was left open, and builds the network.
+
+    Args:
+        path: A folder of class folders, or a table of paths and labels.
+        asked: The recipe as the user gave it.
+        watcher: Is told how it goes.
+        progress: Called with how many pictures are opened, and how many there are.
+
+    Raises:
+        InputError: When the data, the recipe or the weights cannot be used as asked.
+        MachineError: When disk or memory ran out.
+    """
+    begun = time.monotonic()
+    machine = Machine(device=asked.training.device, threads=asked.training.threads)
+    gpu = machine.device.type == "cuda"
+    # First what costs nothing: no weights are fetched for data, or a network, that are not there
+    named = reading.read_named(path, asked.data)
+    if asked.model.name != "auto":
+        describe(asked.model.name)
+    allowed = {asked.model.allow_licence} if asked.model.allow_licence else set()
+    recipe, weights, reasons = settling.settle_network(
+        asked,
+        gpu=gpu,
+        find=lambda network: find_weights(asked.model.weights, network=network, allow_licence=allowed),
+    )
+    watcher.say(weights.sentence)
+    recipe, ingested, sized = open_named(
+        named, recipe, machine, watcher, scratch=weights.kind in {"none", "starter"}, progress=progress
+    )
+    clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
+    dataset = reading.split_pictures(ingested, recipe, clusters)
+    check_enough(dataset)
+    open_settings = open_settings_of(recipe)
+    recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, pretrained=weights.kind != "none")
+    specification = specify(recipe, dataset, weights)
+    network = first_network(recipe, specification, weights)
+    trial = torch.zeros(
+        min(8, int(recipe.training.batch_size)), specification.image_size, specification.image_size, 3
+    )
+    arithmetic = machine.choose(
+        network,
+        trial.to(torch.uint8),
+        precision=recipe.training.precision,
+        memory_format=recipe.training.memory_format,
+    )
+    recipe = recipe.with_values(
+        training={"precision": arithmetic.precision, "memory_format": arithmetic.memory_format}
+    )
+    counts = (len(dataset.splits["train"]), len(dataset.splits["val"]) + WATCHED)
+    recipe, cached = settle_cache(recipe, network, counts=counts)
+    chosen = {**reasons, **sized, **more, "training.precision": arithmetic.reason, "transfer.cache": cached}
+    seconds = 0.0
+    if asked.training.minutes:
+        recipe, seconds, cut_short = settling.settle_time(
+            recipe,
+            dataset,
+            seconds=60 * asked.training.minutes - (time.monotonic() - begun),
+            per_image=machine.seconds_per_image(network, trial.to(torch.uint8), arithmetic),
+            given=asked.training.epochs != "auto",
+        )
+        chosen |= cut_short
+        for reason in cut_short.values():
+            watcher.say(f"{reason.removeprefix('auto: ').capitalize()}.")
+    cycles = (int(recipe.training.epochs),)
+    prepared = Prepared(recipe, dataset, ingested, weights, arithmetic, cycles, open_settings, seconds)
+    return Start(prepared, machine, network, specification, chosen)
