@@ -68,6 +68,44 @@ def test_none_asks_nobody_and_says_why():
     assert "model.weights is none" in weights.sentence
 
 
+# ---------------------------------------------------------------- ours
+
+
+@pytest.fixture
+def starter(tmp_path, monkeypatch):
+    """A folder of starter weights that holds those of our plain network, in half precision."""
+    folder = tmp_path / "starter"
+    folder.mkdir()
+    monkeypatch.setattr("pictune.models.weights.STARTER", folder)
+    torch.manual_seed(1)
+    network = OWN["cnn"](outputs=0)
+    tensors = {n: t.half() if t.is_floating_point() else t for n, t in network.state_dict().items()}
+    save_file(tensors, folder / "cnn.safetensors")
+    return network
+
+
+def test_starter_weights_are_taken_when_asked_for_and_when_there_are_no_others(starter):
+    for wanted in ("starter", "auto"):
+        weights = find_weights(wanted, network="cnn", endpoint=NOWHERE)
+        assert (weights.kind, weights.source, weights.licence) == (
+            "starter", "starter/cnn.safetensors", "apache-2.0",
+        )  # fmt: skip
+        assert "drawn pictures" in weights.sentence
+    network = build_network("cnn", outputs=5, image_size=64, weights=weights)
+    for name, tensor in starter.state_dict().items():
+        assert torch.allclose(network.state_dict()[name].float(), tensor.float(), atol=1e-3), name
+    assert network.fc.out_features == 5
+
+
+def test_a_network_without_starter_weights_says_which_have_some(starter, tmp_path):
+    with pytest.raises(WeightsError, match="no starter weights of resnet18") as caught:
+        find_weights("starter", network="resnet18")
+    assert "--model cnn" in str(caught.value)
+    weights = find_weights("auto", network="test_resnet", cache=tmp_path / "none", endpoint=NOWHERE)
+    assert weights.kind == "none"
+    assert weights.obstacle in weights.sentence != ""
+
+
 # ---------------------------------------------------------------- the hub
 
 

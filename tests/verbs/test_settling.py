@@ -202,3 +202,60 @@ def test_rare_classes_weigh_and_are_drawn_more():
     drawn = settling.draw_weights(both)
     assert drawn[1] > drawn[0]
     assert drawn[3] == drawn.min(), "a picture without any label is drawn like the commonest"
+
+
+def split(train: int, val: int, test: int) -> Dataset:
+    whole = pictures({"a": (train + val + test) // 2, "b": (train + val + test) // 2})
+    ends = (0, train, train + val, train + val + test)
+    rows = {n: tuple(range(ends[i], ends[i + 1])) for i, n in enumerate(("train", "val", "test"))}
+    return Dataset(
+        whole.root, whole.format, whole.task, whole.classes, whole.samples, multilabel=False, splits=rows
+    )
+
+
+def timed(minutes: float, *, per_image: float, given: bool = False, epochs: int = 50, **sections):
+    asked = recipe(
+        technique={"name": "full"}, transfer={"cache": False},
+        training={"minutes": minutes, "epochs": epochs}, **sections,
+    )  # fmt: skip
+    return settling.settle_time(
+        asked, split(800, 100, 100), seconds=60 * minutes, per_image=per_image, given=given
+    )
+
+
+def test_as_many_epochs_are_planned_as_fit_into_the_time():
+    settled, seconds, reasons = timed(5, per_image=0.01)
+    epoch = 1.15 * 0.01 * (800 + 0.35 * (100 + 256))
+    assert settled.training.epochs == int(seconds / epoch) > 10
+    assert 0.8 * 300 < seconds < 300
+    assert f"{settled.training.epochs} of 50 epochs fit into 5 minutes" in reasons["training.epochs"]
+
+
+def test_time_to_spare_changes_nothing():
+    settled, seconds, reasons = timed(60, per_image=0.001)
+    assert (settled.training.epochs, reasons) == (50, {})
+    assert seconds > 3000
+
+
+def test_epochs_that_were_given_are_planned_all_the_same():
+    settled, seconds, reasons = timed(2, per_image=0.01, given=True)
+    assert (settled.training.epochs, reasons) == (50, {})
+    assert 0 < seconds < 120
+
+
+def test_a_time_too_short_for_one_epoch_is_refused():
+    with pytest.raises(RecipeError, match="too short") as caught:
+        timed(0.2, per_image=0.05)
+    assert "--technique head" in str(caught.value)
+
+
+def test_starter_weights_follow_where_the_hub_has_none():
+    def find(network: str) -> Weights:
+        own = network == "resnet9"
+        kind, obstacle = ("starter", "") if own else ("none", "the hub is away")
+        return Weights(kind, "", None, None, "", f"{network} from {kind}.", obstacle)
+
+    settled, found, reasons = settling.settle_network(recipe(), gpu=False, find=find)
+    assert (settled.model.name, found.kind) == ("resnet9", "starter")
+    assert found.sentence == "No weights of the hub could be had: the hub is away. resnet9 from starter."
+    assert "no pretrained weights could be had" in reasons["model.name"]

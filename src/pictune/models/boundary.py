@@ -135,16 +135,16 @@ def _watch(network: nn.Module, pixels: Tensor) -> dict[str, _Call]:
 
 def _places(network: nn.Module, calls: Mapping[str, _Call]) -> list[_Call]:
     """Calls that ended before anything that learns began, the last one first."""
-    learning = [
-        name
-        for name, module in network.named_modules()
-        if any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-    ]
+    own = {name: list(module.parameters(recurse=False)) for name, module in network.named_modules()}
+    learning = [name for name, parameters in own.items() if any(p.requires_grad for p in parameters)]
+    # Before the first layer there are only pixels: nothing is saved by keeping those.
+    layers = [calls[name].began for name, parameters in own.items() if parameters and name in calls]
     # A learning tensor of a module that is never called counts from its parent on.
     firsts = [_began(name, calls) for name in learning]
-    if not firsts or min(firsts) < 0:
+    if not firsts or min(firsts) < 0 or not layers:
         return []
-    before = [c for c in calls.values() if 0 <= c.ended < min(firsts) and c.single and c.rows == 1]
+    between = range(min(layers), min(firsts))
+    before = [c for c in calls.values() if c.ended in between and c.single and c.rows == 1]
     return sorted((c for c in before if not c.passing), key=lambda call: -call.ended)
 
 

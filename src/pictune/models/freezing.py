@@ -103,11 +103,13 @@ def _children(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _name_of(tensors: Sequence[str], network: nn.Module) -> str:
-    """What a group is called: the largest modules that it holds whole, joined; so no two are called alike."""
+    """What a group is called: the largest modules that it holds whole, joined; so no two are called alike.
+
+    A few families have a module called ``head`` below their last layer; that name is the last layer's.
+    """
     whole, ours = _holders(name for name, _ in network.named_parameters()), _holders(tensors)
     largest = dict.fromkeys(
-        next((holder for holder in _prefixes(name) if ours[holder] == whole[holder]), name)
-        for name in tensors
+        next((at for at in _prefixes(name) if ours[at] == whole[at] and at != HEAD), name) for name in tensors
     )
     found = list(largest)
     return " + ".join(found if len(found) <= 3 else [found[0], "...", found[-1]])
@@ -186,7 +188,7 @@ def _place_of(freeze: str, network: nn.Module, groups: Sequence[LayerGroup]) -> 
     if freeze in names[:-1]:
         return names.index(freeze)
     places = [i for i, group in enumerate(groups) if any(_below(name, freeze) for name in group.tensors)]
-    if places and places[-1] < len(groups) - 1:
+    if places and places[-1] < len(groups) - 1 and freeze != HEAD:
         return places[-1]
     if places or freeze == HEAD:
         raise RecipeError(

@@ -51,7 +51,7 @@ def fit(job: Fit) -> Progress:
 def _how_long(seconds: float, epochs: int) -> str:
     """What a person who waits wants to know after the first epoch."""
     rest = seconds * epochs
-    told = f"{rest / 60:.0f} minutes" if rest >= 90 else f"{max(rest, 1):.0f} seconds"
+    told = f"{rest / 60:.0f} minutes" if rest >= 90 else f"{max(rest, 2):.0f} seconds"
     return f"About {told} to go. Ctrl-C stops and saves; the same command goes on from there."
 
 

@@ -12,7 +12,7 @@ from pictune.settings import Parts, Search, Setting
 ProbeEpochs = Annotated[int, Setting("epochs of the linear probe over cached features", low=1, high=1000)]
 Heads = Annotated[
     int,
-    Setting("settings of the head that the probe tries at once; 1 tries the recipe's own", low=1, high=24),
+    Setting("settings of the head that the probe tries at once; 1 tries the recipe's own", low=1, high=25),
 ]
 
 
@@ -55,7 +55,7 @@ def full() -> Technique:
     return Technique()
 
 
-def head(*, heads: Heads = 20) -> Technique:
+def head(*, heads: Heads = 25) -> Technique:
     """Feature extraction: only the last layer learns, on features that are computed once.
 
     Known as linear probing, too (Alain and Bengio 2017, arXiv 1610.01644).
@@ -63,7 +63,7 @@ def head(*, heads: Heads = 20) -> Technique:
     return Technique(head_only=True, heads=heads)
 
 
-def lp_ft(*, probe_epochs: ProbeEpochs = 20, heads: Heads = 20) -> Technique:
+def lp_ft(*, probe_epochs: ProbeEpochs = 20, heads: Heads = 25) -> Technique:
     """Linear probe, then fine-tuning from there, so that a random head does not distort the features.
 
     Kumar et al. 2022, arXiv 2202.10054.

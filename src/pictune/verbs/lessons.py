@@ -79,7 +79,7 @@ def lesson_of(
         multilabel=dataset.multilabel,
         loss=LOSSES[recipe.loss.name].make(**recipe.loss.settings),
         class_weights=class_weights,
-        teacher=_teacher(recipe, dataset, machine),
+        teacher=teacher_of(recipe, dataset, machine),
     )
     train = _training_pictures(recipe, store, targets, rows, specification)
     clean = specification.view
@@ -158,7 +158,13 @@ def growing(train: Loader, recipe: Recipe) -> Batches:
     return Growing([*loaders, train], starts)
 
 
-def _teacher(recipe: Recipe, dataset: Dataset, machine: Machine) -> Teacher | None:
+def teacher_of(recipe: Recipe, dataset: Dataset, machine: Machine) -> Teacher | None:
+    """The model that is imitated; None where the recipe names none.
+
+    Raises:
+        RecipeError: When it does not know the classes.
+        RunError: When there is no such run, or no model in it.
+    """
     transfer = recipe.transfer
     if transfer.teacher is None:
         return None

@@ -22,7 +22,7 @@ from pictune.training.heads import HeadSetting, TrainedHeads, train_heads
 from pictune.training.schedules import SCHEDULES
 from pictune.verbs.transferring import Loaders, Place, backbone_of, cached
 
-RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.01, 0.3)
 SMOOTHINGS = (0.0, 0.1)
 VARIED = ("learning_rate", "weight_decay", "label_smoothing")

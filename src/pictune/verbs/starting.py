@@ -17,7 +17,7 @@ from pictune.tasks.model import Specification
 from pictune.training.job import Watcher
 from pictune.training.machine import Machine
 from pictune.verbs import reading, settling
-from pictune.verbs.lessons import WATCHED
+from pictune.verbs.lessons import WATCHED, teacher_of
 from pictune.verbs.preparing import Prepared, check_enough, first_network, open_named, specify
 from pictune.verbs.probing import open_settings as open_settings_of
 from pictune.verbs.transferring import settle_cache
@@ -75,6 +75,7 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
     clusters = reading.look_alikes(ingested, near=recipe.split.near_duplicates)
     dataset = reading.split_pictures(ingested, recipe, clusters)
     check_enough(dataset)
+    teacher_of(recipe, dataset, machine)  # a mistake is told before a run is begun
     open_settings = open_settings_of(recipe)
     recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, pretrained=weights.kind != "none")
     specification = specify(recipe, dataset, weights)
@@ -94,6 +95,8 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
     counts = (len(dataset.splits["train"]), len(dataset.splits["val"]) + WATCHED)
     recipe, cached = settle_cache(recipe, network, counts=counts)
     chosen = {**reasons, **sized, **more, "training.precision": arithmetic.reason, "transfer.cache": cached}
+    if weights.kind == "none" and not all(p.requires_grad for p in network.parameters()):
+        watcher.say("The frozen layers are at random and will stay so; name weights with --weights.")
     seconds = 0.0
     if asked.training.minutes:
         recipe, seconds, cut_short = settling.settle_time(

@@ -220,18 +220,15 @@ def cached(made: Cut, loaders: Loaders, place: Place, *, views: int) -> Loaders:
     assert isinstance(train, Loader), "training pictures are stored"
     assert isinstance(val, Loader), "validation pictures are stored"
     assert isinstance(seen, Loader), "watched pictures are stored"
-    started = time.monotonic()
     both = replace(val, positions=np.union1d(val.positions, seen.positions if views else train.positions))
     clean = _entry(made, both, place, view=None)
     looks = [_entry(made, train, place, view=number) for number in range(views)] or [clean]
-    spent = time.monotonic() - started
-    place.watcher.say(f"Features of {_plain(made)} are there ({spent:.0f} s).")
     return Loaders(FeatureLoader(train, looks), FeatureLoader(val, [clean]), FeatureLoader(seen, [clean]))
 
 
 def _entry(made: Cut, loader: Loader, place: Place, *, view: int | None) -> FeatureEntry:
     """One view's features, in half precision, or in bfloat16 where a value is too large for that."""
-    look = "clean" if view is None else f"augmented {view + 1}"
+    look = "clean view" if view is None else f"augmented view {view + 1}"
     varied = "" if view is None else place.varied
     for dtype in ("float16", "bfloat16"):
         key = feature_key(
@@ -240,13 +237,13 @@ def _entry(made: Cut, loader: Loader, place: Place, *, view: int | None) -> Feat
             view=json.dumps([place.network, place.precision, place.look, varied, look]),
             dtype=dtype,
         )
-        facts = {"network": place.network, "boundary": _plain(made), "view": look}
+        facts = {"network": place.network, "boundary": _plain(made), "view": look.removesuffix(" view")}
         entry = FeatureEntry.open(
             place.folder, key, rows=place.rows, shape=_stored(made.shape), dtype=dtype, facts=facts
         )
-        left = len(entry.missing(loader.positions))
+        left, started = len(entry.missing(loader.positions)), time.monotonic()
         if left:
-            place.watcher.say(f"Computing features of {_plain(made)}, {look} view: {left:,} pictures.")
+            place.watcher.say(f"Computing features of {_plain(made)}, {look}: {left:,} pictures.")
         try:
             fill(
                 entry,
@@ -260,6 +257,9 @@ def _entry(made: Cut, loader: Loader, place: Place, *, view: int | None) -> Feat
         except FeatureOverflowError:
             entry.close()
             continue
+        if left:
+            spent = time.monotonic() - started
+            place.watcher.say(f"They are kept in the cache ({spent:.0f} s).")
         return entry
     raise AssertionError("bfloat16 holds every float32 but in digits")
 
