@@ -61,6 +61,18 @@ def test_half_precision_must_be_clearly_faster(machine, monkeypatch, seconds, ch
     assert chosen.precision == choice
 
 
+def test_half_precision_must_be_faster_every_time(monkeypatch):
+    machine = Machine(device="cpu", threads=1)
+    spent = iter([1.0, 0.5, 1.0, 0.95])  # fp32, bf16, and both again
+
+    monkeypatch.setattr(Machine, "_time", lambda *_: next(spent))
+    chosen = machine.choose(tiny(), IMAGES, precision="auto", memory_format="contiguous")
+    assert chosen.precision == "fp32"
+    spent = iter([1.0, 0.5, 1.0, 0.6])
+    chosen = machine.choose(tiny(), IMAGES, precision="auto", memory_format="contiguous")
+    assert chosen.precision == "bf16"
+
+
 class Broken(nn.Module):
     """Fails in a way of the test's choosing."""
 

@@ -219,7 +219,7 @@ def timed(minutes: float, *, per_image: float, given: bool = False, epochs: int 
         training={"minutes": minutes, "epochs": epochs}, **sections,
     )  # fmt: skip
     return settling.settle_time(
-        asked, split(800, 100, 100), seconds=60 * minutes, per_image=per_image, given=given
+        asked, split(800, 100, 100), seconds=60 * minutes, per_image=per_image, given=given, cached=False
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,7 @@ def _ship(
         "fingerprint": dataset.fingerprint,
         "versions": versions(),
         "validation": quick,
-        "training": _told(run, recipe, soup),
+        "training": _told(run, recipe, soup, cached=prepared.cached),
     }
     merge_lora(transferring.backbone_of(network))
     Model(replace(specification, facts=facts), network.eval(), machine.device).save(run.model)
@@ -127,7 +128,7 @@ def _ship(
     )
 
 
-def _told(run: Run, recipe: Recipe, soup: Sequence[int]) -> dict[str, Any]:
+def _told(run: Run, recipe: Recipe, soup: Sequence[int], *, cached: bool) -> dict[str, Any]:
     """How it was trained, for the readers of the report."""
     technique, transfer, training = recipe.technique, recipe.transfer, recipe.training
     cut_short = Journal(run.journal).lines("cut")
@@ -141,7 +142,7 @@ def _told(run: Run, recipe: Recipe, soup: Sequence[int]) -> dict[str, Any]:
         "weights of epoch": ", ".join(str(epoch + 1) for epoch in soup),
         "precision": training.precision,
         "optimizer": f"{recipe.optimizer.name}, rate {recipe.optimizer.settings['learning_rate']:g}",
-        "features cached": "yes" if transfer.cache else "no",
+        "features cached": "yes" if cached else "no",
     }
     told: dict[str, tuple[Any, Any]] = {
         "layer decay": (transfer.layer_decay, 1.0),
@@ -171,8 +172,8 @@ class _Student:
         """
         place(self.network, self.machine.device, self.prepared.arithmetic.memory_format)
         recipe = self.probed()
-        made = cut(self.network, image_size=int(recipe.model.image_size)) if recipe.transfer.cache else None
-        assert made is not None or not recipe.transfer.cache, "a cut that held once holds again"
+        made = cut(self.network, image_size=int(recipe.model.image_size)) if self.prepared.cached else None
+        assert made is not None or not self.prepared.cached, "a cut that held once holds again"
         pictures = Loaders(growing(self.lesson.train, recipe), self.lesson.val, self.lesson.seen)
         loaders = self.features(made, pictures, recipe) if made else pictures
         job = self.job(recipe, made, loaders)
@@ -180,16 +181,23 @@ class _Student:
         soup = greedy_soup(
             self.run.checkpoints, progress, job.network, job.validate, select_by=recipe.training.select_by
         )
+        if self.folder.is_relative_to(self.run.path):
+            shutil.rmtree(self.folder, ignore_errors=True)
         if len(soup) > 1:
             self.watcher.say(f"The weights of {len(soup)} epochs are averaged.")
         return recipe, progress, soup
+
+    @property
+    def folder(self) -> Path:
+        """Where features lie: in the cache, or in the run for as long as it learns."""
+        keeps = self.prepared.recipe.transfer.cache
+        return transferring.feature_folder() if keeps else self.run.checkpoints / "features"
 
     @property
     def place(self) -> Place:
         """What a pass through frozen layers needs to know."""
         prepared, store = self.prepared, self.prepared.ingested.store
         assert store is not None, "training stores its pictures"
-        keeps = prepared.recipe.transfer.cache or transferring.technique_of(prepared.recipe).probe_epochs
         return Place(
             machine=self.machine,
             precision=prepared.arithmetic.precision,
@@ -197,7 +205,7 @@ class _Student:
             network=prepared.recipe.model.name,
             look=self.lesson.look,
             varied=self.lesson.varied,
-            folder=transferring.feature_folder() if keeps else self.run.checkpoints / "features",
+            folder=self.folder,
             rows=len(prepared.dataset),
             watcher=self.watcher,
             stop=self.stop,

@@ -41,6 +41,7 @@ class Prepared:
     arithmetic: Arithmetic
     cycles: tuple[int, ...]
     open_settings: tuple[str, ...] = ()  # of the head, for the probe to choose
+    cached: bool = False  # whether epochs read features of frozen layers
     seconds: float = 0.0  # that training may take; 0 for no limit
 
 
@@ -189,6 +190,7 @@ def made_by_record(
         "chosen": dict(reasons),
         "cycles": list(prepared.cycles),
         "open": list(prepared.open_settings),
+        "cached": prepared.cached,
         "seconds": prepared.seconds,
         "device": str(machine.device),
         "threads": machine.threads,

@@ -84,7 +84,9 @@ def splits_of(run: Run) -> dict[str, Any]:
 
 def origin_of(run: Run) -> dict[str, Any]:
     """A run's made_by.json."""
-    return _record(run, "made_by.json", ("data", "asked", "cycles", "open", "seconds", "threads", "weights"))
+    return _record(
+        run, "made_by.json", ("data", "asked", "cached", "cycles", "open", "seconds", "threads", "weights")
+    )
 
 
 def _record(run: Run, name: str, needed: Sequence[str]) -> dict[str, Any]:

@@ -75,8 +75,18 @@ def go_on(
             told["sentence"],
         )
         arithmetic = Arithmetic(stored.training.precision, stored.training.memory_format, "as the run began")
-        open_settings, seconds = tuple(made_by["open"]), float(made_by["seconds"])
-        prepared = Prepared(stored, dataset, ingested, weights, arithmetic, cycles, open_settings, seconds)
+        open_settings, cached = tuple(made_by["open"]), bool(made_by["cached"])
+        prepared = Prepared(
+            stored,
+            dataset,
+            ingested,
+            weights,
+            arithmetic,
+            cycles,
+            open_settings,
+            cached,
+            float(made_by["seconds"]),
+        )
         specification = specify(stored, dataset, weights)
         whole = (run.checkpoints / "last.safetensors").exists() and not needs_weights(stored)
         network = first_network(

@@ -141,7 +141,7 @@ def settle_training(
 
 
 def settle_time(
-    recipe: Recipe, dataset: Dataset, *, seconds: float, per_image: float, given: bool
+    recipe: Recipe, dataset: Dataset, *, seconds: float, per_image: float, given: bool, cached: bool
 ) -> tuple[Recipe, float, Reasons]:
     """How many epochs fit into the time that is left.
 
@@ -151,6 +151,7 @@ def settle_time(
         seconds: Left of what the user allows.
         per_image: Seconds of a training step, an image.
         given: Whether the user said how many epochs; then later ones may be cut, but nothing is chosen.
+        cached: Whether epochs read features of frozen layers.
 
     Returns:
         The recipe, the seconds that the epochs may take, and why.
@@ -162,11 +163,11 @@ def settle_time(
     looked = per_image * LOOKING
     technique = recipe.technique.name
     before = looked * (train + val) if technique in {"lp_ft", "head"} else 0.0
-    if recipe.transfer.cache:
+    if cached:
         before += looked * train * max(int(recipe.transfer.views), 1)
     after = looked * len(dataset.splits.get("test", ())) + REPORT_SECONDS
     epoch = OVERHEAD * (looked * (val + WATCHED) + per_image * train)
-    if recipe.transfer.cache:
+    if cached:
         epoch *= CACHED_SHARE
     left = (1 - RESERVE) * seconds - before - after
     fitting = int(left / epoch) if epoch else 0

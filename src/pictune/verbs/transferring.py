@@ -149,22 +149,14 @@ def anchors_of(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in backbone.named_parameters() if name not in head}
 
 
-def settle_cache(recipe: Recipe, network: nn.Module, *, counts: tuple[int, int]) -> tuple[Recipe, str]:
-    """Whether features are worth caching, with the reason; the answer is kept with the run.
+def worth_caching(recipe: Recipe, network: nn.Module, *, counts: tuple[int, int]) -> tuple[bool, str]:
+    """Whether features of frozen layers are worth caching, and why; decided once, and kept with the run.
 
     Args:
         recipe: Settled otherwise.
         network: Shaped by its technique.
         counts: How many training pictures, and how many others, are looked at.
-
-    Returns:
-        The recipe with ``transfer.cache`` decided, and why.
     """
-    found, reason = _worth_caching(recipe, network, counts)
-    return recipe.with_values(transfer={"cache": found}), reason
-
-
-def _worth_caching(recipe: Recipe, network: nn.Module, counts: tuple[int, int]) -> tuple[bool, str]:
     transfer, size = recipe.transfer, int(recipe.model.image_size)
     views, epochs = int(transfer.views), int(recipe.training.epochs)
     if not transfer.cache:
