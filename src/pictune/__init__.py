@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from pictune.tasks.model import Model
     from pictune.tasks.task import Prediction, Task
     from pictune.verbs.audit import audit
+    from pictune.verbs.cache import cache
     from pictune.verbs.demo import demo
     from pictune.verbs.evaluate import evaluate
+    from pictune.verbs.layers import layers
+    from pictune.verbs.lr_find import lr_find
     from pictune.verbs.predict import predict
     from pictune.verbs.recipe import recipe
     from pictune.verbs.train import train
@@ -58,8 +61,11 @@ _HOMES = {
     "Prediction": "tasks.task",
     "Task": "tasks.task",
     "audit": "verbs.audit",
+    "cache": "verbs.cache",
     "demo": "verbs.demo",
     "evaluate": "verbs.evaluate",
+    "layers": "verbs.layers",
+    "lr_find": "verbs.lr_find",
     "predict": "verbs.predict",
     "recipe": "verbs.recipe",
     "train": "verbs.train",
@@ -85,8 +91,11 @@ __all__ = [
     "WeightsError",
     "__version__",
     "audit",
+    "cache",
     "demo",
     "evaluate",
+    "layers",
+    "lr_find",
     "predict",
     "recipe",
     "train",

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pictune import options
 from pictune.bars import bars
 from pictune.errors import PictuneError, RecipeError
 from pictune.threads import steady_threads
@@ -34,19 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-MaxBad = Annotated[
-    float | None,
-    typer.Option(help="Share of unusable pictures that stops training, 0 to 1; 0.05 if not given."),
-]
-FollowOutside = Annotated[bool, typer.Option("--follow-outside", help="Follow links that leave the folder.")]
-
-Data = Annotated[Path, typer.Argument(help="A folder of class folders, or a table of paths and labels.")]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/latest.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=C", help="Any setting; all of them: pictune recipe.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
 def main() -> None:
@@ -144,7 +132,7 @@ def _print_report(verb: str, started: float, run_path: Path, report: Report, *, 
 def demo(
     folder: Annotated[Path, typer.Option(help="Gets the pictures and the run.")] = Path("pictune-demo"),
     seed: Annotated[int, typer.Option(help="Where all randomness starts.")] = 0,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train and judge a classifier on digits drawn into photographs; about a minute, no download."""
     started = time.monotonic()
@@ -158,14 +146,12 @@ def demo(
 
 @app.command()
 def audit(
-    data: Data,
-    group_by: Annotated[
-        str | None, typer.Option(help="A column, re:<regular expression>, exif:date, exif:camera.")
-    ] = None,
+    data: options.Data,
+    group_by: options.GroupBy = None,
     out: Annotated[Path, typer.Option(help="Gets audit.html and audit.json.")] = Path("audit"),
-    follow_outside: FollowOutside = False,
-    settings: Settings = None,
-    as_json: Json = False,
+    follow_outside: options.FollowOutside = False,
+    settings: options.Settings = None,
+    as_json: options.Json = False,
 ) -> None:
     """Say what is wrong with the data, before any training; change nothing."""
     started = time.monotonic()
@@ -182,98 +168,72 @@ def audit(
 
 @app.command()
 def train(
-    data: Annotated[
-        Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")
-    ],
-    model: Annotated[str | None, typer.Option(help="cnn, resnet9, or any timm backbone.")] = None,
-    weights: Annotated[str | None, typer.Option(help="auto, hub, starter, none, or a file.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of what the network sees, pixels.")] = None,
-    epochs: Annotated[
-        str | None, typer.Option(help="Passes over the pictures; +N extends a finished run.")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Pictures a step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
-    augment: Annotated[str | None, typer.Option(help="none, light, medium or heavy.")] = None,
-    loss: Annotated[str | None, typer.Option(help="A loss by name, such as focal.")] = None,
-    technique: Annotated[
-        str | None, typer.Option(help="Which layers learn: full, head, lp_ft, gradual or lora.")
-    ] = None,
-    freeze: Annotated[
-        str | None, typer.Option(help="backbone, a number of groups, a layer or a pattern; pictune layers.")
-    ] = None,
-    layer_decay: Annotated[
-        float | None, typer.Option(help="Rate of a group of layers beside the one above, 0 to 1.")
-    ] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the adapters of --technique lora.")] = None,
-    teacher: Annotated[Path | None, typer.Option(help="A run whose model is imitated.")] = None,
-    preset: Annotated[str | None, typer.Option(help="How long it may take: fast, good or best.")] = None,
-    allowed: Annotated[
-        str | None,
-        typer.Option("--time", metavar="10m", help="Most it may take: 90s, 10m, 2h."),
-    ] = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Compute frozen layers every time.")] = False,
-    group_by: Annotated[
-        str | None, typer.Option(help="What must stay in one split: a column, re:…, exif:date.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Where all randomness starts.")] = None,
-    settings: Settings = None,
-    recipe: Annotated[Path | None, typer.Option(help="A YAML recipe.")] = None,
-    max_bad: MaxBad = None,
-    follow_outside: FollowOutside = False,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")
-    ] = False,
-    runs: Annotated[Path, typer.Option(help="The folder that holds all runs.")] = Path("runs"),
-    name: Annotated[str | None, typer.Option(help="Of the new run.")] = None,
-    new: Annotated[
-        bool, typer.Option("--new", help="Start anew where an unfinished run could go on.")
-    ] = False,
-    as_json: Json = False,
+    context: typer.Context,
+    data: options.DataOrRun,
+    model: options.Network = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = None,
+    lr: options.Rate = None,
+    augment: options.Augment = None,
+    loss: options.Loss = None,
+    technique: options.Technique = None,
+    freeze: options.Freeze = None,
+    layer_decay: options.LayerDecay = None,
+    rank: options.Rank = None,
+    teacher: options.Teacher = None,
+    preset: options.Preset = None,
+    allowed: options.Allowed = None,
+    no_cache: options.NoCache = False,
+    group_by: options.GroupBy = None,
+    seed: options.Seed = None,
+    settings: options.Settings = None,
+    recipe: options.RecipeFile = None,
+    max_bad: options.MaxBad = None,
+    follow_outside: options.FollowOutside = False,
+    allow_leaks: options.AllowLeaks = False,
+    runs: options.Runs = Path("runs"),
+    name: options.Name = None,
+    new: options.New = False,
+    as_json: options.Json = False,
 ) -> None:
     """Fine-tune a model and report how good it is; called again, an unfinished run goes on."""
     started = time.monotonic()
     steady_threads()
     from pictune.verbs.train import train as verb
 
+    # They all go on as they came, so they are taken together and not named a second time.
+    given = _for_train(context.params)
     with bars() as shown:
-        run = verb(
-            data,
-            recipe=recipe,
-            settings=_with_flags(settings, follow_outside=follow_outside, max_bad=max_bad),
-            model=model,
-            weights=weights,
-            image_size=image_size,
-            epochs=int(epochs) if epochs is not None and epochs.isdecimal() else epochs,
-            batch_size=batch_size,
-            learning_rate=lr,
-            augmentation=augment,
-            loss=loss,
-            technique=technique,
-            freeze=freeze,
-            layer_decay=layer_decay,
-            rank=rank,
-            teacher=teacher,
-            preset=preset,
-            minutes=None if allowed is None else _minutes(allowed),
-            cache=False if no_cache else None,
-            group_by=group_by,
-            seed=seed,
-            allow_leaks=True if allow_leaks else None,
-            runs=runs,
-            name=name,
-            new=new,
-            watcher=shown,
-            progress=shown.opened,
-        )
+        run = verb(**given, watcher=shown, progress=shown.opened)
     _print_run("train", started, run.path, as_json=as_json)
+
+
+def _for_train(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the verb from what was typed: a few are called otherwise there."""
+    typed = dict(given)
+    epochs, allowed = typed.pop("epochs"), typed.pop("allowed")
+    flags = {"follow_outside": typed.pop("follow_outside"), "max_bad": typed.pop("max_bad")}
+    del typed["as_json"]
+    return {
+        **typed,
+        "settings": _with_flags(typed["settings"], **flags),
+        "epochs": int(epochs) if epochs is not None and epochs.isdecimal() else epochs,
+        "learning_rate": typed.pop("lr"),
+        "augmentation": typed.pop("augment"),
+        "minutes": None if allowed is None else _minutes(allowed),
+        "cache": False if typed.pop("no_cache") else None,
+        "allow_leaks": typed["allow_leaks"] or None,
+    }
 
 
 @app.command()
 def evaluate(
-    run: RunFolder,
+    run: options.RunFolder,
     split: Annotated[str | None, typer.Option(help="test, val or train; test where there is one.")] = None,
     data: Annotated[Path | None, typer.Option(help="Other labelled pictures to judge the model on.")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Judge a run's model and write its report."""
     started = time.monotonic()
@@ -287,9 +247,9 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: RunFolder,
+    run: options.RunFolder,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Ask a run's model about pictures."""
     started = time.monotonic()
@@ -307,7 +267,7 @@ def predict(
 @app.command()
 def recipe(
     file: Annotated[Path | None, typer.Argument(help="A YAML recipe to complete and check.")] = None,
-    settings: Settings = None,
+    settings: options.Settings = None,
 ) -> None:
     """Print every setting with its meaning, range and default."""
     from pictune.verbs.recipe import recipe as verb
@@ -320,7 +280,7 @@ def layers(
     model: Annotated[str, typer.Argument(help="A network, such as resnet50.")],
     freeze: Annotated[str, typer.Option(help="What to show as frozen.")] = "none",
     fine: Annotated[bool, typer.Option("--fine", help="Blocks instead of stages.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Show a network's groups of layers, and what a setting would train."""
     started = time.monotonic()
@@ -340,7 +300,7 @@ def cache(
     ] = None,
     keep: Annotated[float | None, typer.Option(help="Remove the oldest until so many GB are left.")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Remove everything.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List or tidy up what was computed once: decoded pictures and features of frozen layers."""
     started = time.monotonic()
@@ -349,5 +309,45 @@ def cache(
     result = verb(older_than=older_than, keep=keep, clear=clear)
     if as_json:
         _print_json("cache", started, {"entries": result.rows()})
+    else:
+        typer.echo(result.summary())
+
+
+@app.command("lr-find")
+def lr_find(
+    data: options.Data,
+    model: options.Network = None,
+    weights: options.Weights = None,
+    image_size: options.ImageSize = None,
+    batch_size: options.BatchSize = None,
+    technique: options.Technique = None,
+    freeze: options.Freeze = None,
+    out: Annotated[Path, typer.Option(help="Gets lr.html and lr.json.")] = Path("lr-find"),
+    settings: options.Settings = None,
+    recipe: options.RecipeFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find a learning rate before training: a plot and a suggestion, in about a minute."""
+    started = time.monotonic()
+    steady_threads()
+    from pictune.verbs.lr_find import lr_find as verb
+
+    with bars() as shown:
+        result = verb(
+            data,
+            recipe=recipe,
+            settings=settings or (),
+            model=model,
+            weights=weights,
+            image_size=image_size,
+            batch_size=batch_size,
+            technique=technique,
+            freeze=freeze,
+            folder=out,
+            watcher=shown,
+            progress=shown.opened,
+        )
+    if as_json:
+        _print_json("lr-find", started, {"report": _shown(result.folder), "suggestion": result.suggestion})
     else:
         typer.echo(result.summary())

@@ -16,7 +16,7 @@ import pictune
 NAMES = """
     DataError Dataset DivergedError InputError Labels MachineError Model PictuneError Prediction Recipe
     RecipeError Run RunError Sample StoppedError Task WeightsError __version__
-    audit demo evaluate predict recipe train
+    audit cache demo evaluate layers lr_find predict recipe train
 """.split()
 # None of these is needed to say what pictune can do. (Typer loads pydantic for itself where it is there.)
 HEAVY = frozenset(

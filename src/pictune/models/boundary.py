@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
+
+from pictune.models.freezing import train_mode
 
 PLACES_TRIED = 12  # a block has a handful of modules; farther down there is little left to save
 TOLERANCE = 1e-4  # of outputs and gradients, beside their size
 PICTURES = 2  # watched; with one, every first dimension would be a whole number of pictures
-PASSING = (nn.Dropout, nn.Dropout2d, nn.Identity)  # they go with what learns: a head's dropout stays random
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, DropPath)
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,13 @@ def cut(network: nn.Module, *, image_size: int) -> Cut | None:
         torch.manual_seed(0)
         shape = (PICTURES + 1, image_size, image_size, 3)
         pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
-    training = [module for module in network.modules() if module.training]
+    training = {module: module.training for module in network.modules()}
+    train_mode(network)
+    awake = frozenset(name for name, module in network.named_modules() if module.training)
     network.eval()
     try:
         calls = _watch(network, pixels[:PICTURES])
-        for place in _places(network, calls)[:PLACES_TRIED]:
+        for place in _places(network, calls, awake)[:PLACES_TRIED]:
             below, above = _Below(network, place.module), _Above(network, calls, place)
             made = Cut(below, above, place.module, place.shape, _later(network, calls, place))
             # One picture more than was watched, so that no shape may be taken for the batch's by chance.
@@ -82,8 +88,8 @@ def cut(network: nn.Module, *, image_size: int) -> Cut | None:
                 return made
         return None
     finally:
-        for module in training:
-            module.training = True
+        for module, was in training.items():
+            module.training = was
 
 
 @dataclass
@@ -96,7 +102,7 @@ class _Call:
     rows: int = 0  # first dimension of the output for one picture; windows make it more than one
     shape: tuple[int, ...] = ()
     single: bool = True  # used once, and the output is one tensor
-    passing: bool = False
+    kind: type[nn.Module] = nn.Module
 
 
 def _watch(network: nn.Module, pixels: Tensor) -> dict[str, _Call]:
@@ -108,7 +114,7 @@ def _watch(network: nn.Module, pixels: Tensor) -> dict[str, _Call]:
         if name in calls:
             calls[name].single = False
         else:
-            calls[name] = _Call(name, next(clock), passing=isinstance(module, PASSING))
+            calls[name] = _Call(name, next(clock), kind=type(module))
 
     def end(name: str, output: object) -> None:
         call = calls[name]
@@ -133,9 +139,16 @@ def _watch(network: nn.Module, pixels: Tensor) -> dict[str, _Call]:
     return calls
 
 
-def _places(network: nn.Module, calls: Mapping[str, _Call]) -> list[_Call]:
-    """Calls that ended before anything that learns began, the last one first."""
-    own = {name: list(module.parameters(recurse=False)) for name, module in network.named_modules()}
+def _places(network: nn.Module, calls: Mapping[str, _Call], awake: Collection[str]) -> list[_Call]:
+    """Calls that ended before anything that learns or drops began, the last one first.
+
+    Args:
+        network: What learns has a gradient.
+        calls: Of its modules.
+        awake: Names of modules that are in training mode while it learns: their dropout stays random.
+    """
+    modules = dict(network.named_modules())
+    own = {name: list(module.parameters(recurse=False)) for name, module in modules.items()}
     learning = [name for name, parameters in own.items() if any(p.requires_grad for p in parameters)]
     # Before the first layer there are only pixels: nothing is saved by keeping those.
     layers = [calls[name].began for name, parameters in own.items() if parameters and name in calls]
@@ -143,9 +156,23 @@ def _places(network: nn.Module, calls: Mapping[str, _Call]) -> list[_Call]:
     firsts = [_began(name, calls) for name in learning]
     if not firsts or min(firsts) < 0 or not layers:
         return []
-    between = range(min(layers), min(firsts))
-    before = [c for c in calls.values() if c.ended in between and c.single and c.rows == 1]
-    return sorted((c for c in before if not c.passing), key=lambda call: -call.ended)
+    random = [calls[name].began for name in awake if name in calls and _drops(modules[name])]
+    between = range(min(layers), min([*firsts, *random]))
+    before = sorted((c for c in calls.values() if c.ended in between and c.single), key=lambda c: c.ended)
+    places = [
+        call
+        for earlier, call in pairwise(before)
+        # What passes everything on is worth a try only where it shows another tensor than the one before,
+        # such as the pooled token of a transformer.
+        if not issubclass(call.kind, (*DROPOUT, nn.Identity))
+        or (call.kind is nn.Identity and call.shape != earlier.shape)
+    ]
+    return [call for call in reversed([*before[:1], *places]) if call.rows == 1]
+
+
+def _drops(module: nn.Module) -> bool:
+    rate = module.drop_prob if isinstance(module, DropPath) else getattr(module, "p", 0.0)
+    return isinstance(module, DROPOUT) and float(rate) > 0
 
 
 def _began(module: str, calls: Mapping[str, _Call]) -> int:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pictune.data.loading import Batch, Loader
@@ -172,29 +173,30 @@ def _take_the_probes_head(start: Start, lesson: Lesson, watcher: Watcher) -> Non
     if made is None:
         return
     read = probing.for_fine_tuning(recipe)
-    found = probing.probe(
-        made,
-        transferring.Loaders(lesson.train, lesson.val, lesson.seen),
-        read,
-        transferring.Place(
-            machine=start.machine,
-            precision=prepared.arithmetic.precision,
-            store=store.name,
-            network=recipe.model.name,
-            look=lesson.look,
-            varied=lesson.varied,
-            folder=transferring.feature_folder(),
-            rows=len(prepared.dataset),
-            watcher=watcher,
-            stop=lambda: 0,
-        ),
-        task=lesson.task,
-        truths=lesson.truths,
-        class_weights=lesson.class_weights,
-        settings=probing.grid(read, probing.VARIED[:2], most=technique.heads),
-        epochs=technique.probe_epochs,
-        views=0,
-    )
+    with TemporaryDirectory(prefix="pictune-") as passing:
+        found = probing.probe(
+            made,
+            transferring.Loaders(lesson.train, lesson.val, lesson.seen),
+            read,
+            transferring.Place(
+                machine=start.machine,
+                precision=prepared.arithmetic.precision,
+                store=store.name,
+                network=recipe.model.name,
+                look=lesson.look,
+                varied=lesson.varied,
+                folder=transferring.feature_folder() if recipe.transfer.cache else Path(passing),
+                rows=len(prepared.dataset),
+                watcher=watcher,
+                stop=lambda: 0,
+            ),
+            task=lesson.task,
+            truths=lesson.truths,
+            class_weights=lesson.class_weights,
+            settings=probing.grid(read, probing.VARIED[:2], most=technique.heads),
+            epochs=technique.probe_epochs,
+            views=0,
+        )
     watcher.say(found.sentence(recipe.training.select_by))
     probing.take_over(start.network, found)
 

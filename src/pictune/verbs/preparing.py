@@ -182,7 +182,8 @@ def made_by_record(
         "weights": {
             "kind": weights.kind,
             "source": weights.source,
-            "path": str(weights.path) if weights.path else None,
+            # Absolute, so that it goes on from anywhere; links stay, as their names tell the kind of file.
+            "path": str(weights.path.absolute()) if weights.path else None,
             "sha256": weights.sha256,
             "licence": weights.licence,
             "sentence": weights.sentence,

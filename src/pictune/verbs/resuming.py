@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pictune.data.sample import Dataset
-from pictune.errors import DataError, RecipeError, RunError
+from pictune.errors import DataError, RecipeError, RunError, WeightsError
+from pictune.models.hub import sha256_of
 from pictune.models.weights import Weights
 from pictune.recipe_text import load_yaml
 from pictune.recipes import read_recipe
@@ -66,14 +67,7 @@ def go_on(
             named, stored, machine, watcher, scratch=told["kind"] in {"none", "starter"}, progress=progress
         )
         dataset = _kept_split(ingested.dataset, splits_of(run))
-        weights = Weights(
-            told["kind"],
-            told["source"],
-            told["licence"],
-            Path(told["path"]) if told["path"] else None,
-            told["sha256"],
-            told["sentence"],
-        )
+        weights = _weights_of(told)
         arithmetic = Arithmetic(stored.training.precision, stored.training.memory_format, "as the run began")
         open_settings, cached = tuple(made_by["open"]), bool(made_by["cached"])
         prepared = Prepared(
@@ -89,13 +83,46 @@ def go_on(
         )
         specification = specify(stored, dataset, weights)
         whole = (run.checkpoints / "last.safetensors").exists() and not needs_weights(stored)
-        network = first_network(
-            stored, specification, replace(weights, kind="none", path=None) if whole else weights
-        )
+        if whole:
+            weights = replace(weights, kind="none", path=None)
+        _check_unchanged(weights)
+        network = first_network(stored, specification, weights)
         run.write("status.json", {"state": "running"})
         run.note_time("resumed")
         run.point_latest()
         return learn(run, prepared, machine, network, specification, watcher)
+
+
+def _weights_of(told: Mapping[str, Any]) -> Weights:
+    """The weights that the run began with, as it wrote them down."""
+    return Weights(
+        told["kind"],
+        told["source"],
+        told["licence"],
+        Path(told["path"]) if told["path"] else None,
+        told["sha256"],
+        told["sentence"],
+    )
+
+
+def _check_unchanged(weights: Weights) -> None:
+    """Refuses to go on from another file: what is frozen comes from it, and would not fit what was learnt.
+
+    Raises:
+        WeightsError: When the file is another one than when the run began, or gone.
+    """
+    if weights.path is None:
+        return
+    if not weights.path.is_file():
+        raise WeightsError(
+            f"there is no file of weights at {weights.path} any more, and the run began with it",
+            instead="Put it back, or train anew with --new.",
+        )
+    if sha256_of(weights.path) != weights.sha256:
+        raise WeightsError(
+            f"the weights {weights.path.name} have changed since the run began",
+            instead="Put the old file back, or train anew with --new.",
+        )
 
 
 def _extended(run: Run, cycles: tuple[int, ...], epochs: str) -> tuple[int, ...]:

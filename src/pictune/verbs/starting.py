@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pictune.models.backbones import describe
-from pictune.models.weights import find_weights
+from pictune.models.weights import Weights, find_weights
 from pictune.recipes import Recipe
 from pictune.tasks.model import Specification
 from pictune.training.job import Watcher
@@ -60,14 +60,7 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
     gpu = machine.device.type == "cuda"
     # First what costs nothing: no weights are fetched for data, or a network, that are not there
     named = reading.read_named(path, asked.data)
-    if asked.model.name != "auto":
-        describe(asked.model.name)
-    allowed = {asked.model.allow_licence} if asked.model.allow_licence else set()
-    recipe, weights, reasons = settling.settle_network(
-        asked,
-        gpu=gpu,
-        find=lambda network: find_weights(asked.model.weights, network=network, allow_licence=allowed),
-    )
+    recipe, weights, reasons = _network_and_weights(asked, gpu=gpu)
     watcher.say(weights.sentence)
     recipe, ingested, sized = open_named(
         named, recipe, machine, watcher, scratch=weights.kind in {"none", "starter"}, progress=progress
@@ -116,3 +109,16 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
         recipe, dataset, ingested, weights, arithmetic, cycles, open_settings, cached, seconds
     )
     return Start(prepared, machine, network, specification, chosen)
+
+
+def _network_and_weights(asked: Recipe, *, gpu: bool) -> tuple[Recipe, Weights, settling.Reasons]:
+    """Which network, from which weights, and why; a network that is named must be there."""
+    model = asked.model
+    if model.name != "auto":
+        describe(model.name)
+    allowed = {model.allow_licence} if model.allow_licence else set()
+    return settling.settle_network(
+        asked,
+        gpu=gpu,
+        find=lambda network: find_weights(model.weights, network=network, allow_licence=allowed),
+    )

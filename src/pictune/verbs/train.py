@@ -141,20 +141,19 @@ def train(
         changed = [key for key, value in flags.items() if value is not None]
         changed += [*settings, *(["--recipe"] if recipe else [])]
         return go_on(Run(path), epochs=epochs, changed=changed, watcher=watcher, progress=progress)
+    _check_place(path, Path(runs), epochs)
+    asked = parse(recipe, assignments=settings, flags=flags)
+    return _start(path, asked, runs=Path(runs), name=name, new=new, watcher=watcher, progress=progress)
+
+
+def _check_place(path: Path, runs: Path, epochs: int | str | None) -> None:
+    """Refuses to extend what is no run, and to write among the user's pictures."""
     if extends(epochs):
         raise RecipeError(
             f"--epochs {epochs} extends a finished run, and {path} is none",
             instead="Name the run: pictune train runs/latest --epochs +5",
         )
-    reading.check_target(Path(runs), data=path, flag="--runs")
-    asked = parse(recipe, assignments=settings, flags=flags)
-    question = _question(path, asked)
-    earlier = None if new else _unfinished(Path(runs), name, question)
-    if earlier is not None:
-        watcher.say(f"Going on with the unfinished run {earlier.name} (--new starts another one).")
-        return go_on(earlier, epochs=None, changed=[], watcher=watcher, progress=progress)
-    check_name(Path(runs), name)
-    return _start(path, asked, question, runs=Path(runs), name=name, watcher=watcher, progress=progress)
+    reading.check_target(runs, data=path, flag="--runs")
 
 
 def _unfinished(runs: Path, name: str | None, question: str) -> Run | None:
@@ -182,13 +181,20 @@ def _asked_of(run: Run) -> str | None:
 def _start(
     path: Path,
     asked: Recipe,
-    question: str,
     *,
     runs: Path,
     name: str | None,
+    new: bool,
     watcher: Watcher,
     progress: reading.Progress | None,
 ) -> Run:
+    """A new run; or the unfinished one that was asked for the very same."""
+    question = _question(path, asked)
+    earlier = None if new else _unfinished(runs, name, question)
+    if earlier is not None:
+        watcher.say(f"Going on with the unfinished run {earlier.name} (--new starts another one).")
+        return go_on(earlier, epochs=None, changed=[], watcher=watcher, progress=progress)
+    check_name(runs, name)
     start = prepare(path, asked, watcher=watcher, progress=progress)
     prepared, recipe, machine = start.prepared, start.prepared.recipe, start.machine
     watcher.say(_summary(recipe, prepared.dataset))
