@@ -216,16 +216,16 @@ def _for_train(given: Mapping[str, Any]) -> dict[str, Any]:
     epochs, allowed = typed.pop("epochs"), typed.pop("allowed")
     flags = {"follow_outside": typed.pop("follow_outside"), "max_bad": typed.pop("max_bad")}
     del typed["as_json"]
-    return {
-        **typed,
-        "settings": _with_flags(typed["settings"], **flags),
+    renamed = {
+        "settings": _with_flags(typed.pop("settings"), **flags),
         "epochs": int(epochs) if epochs is not None and epochs.isdecimal() else epochs,
         "learning_rate": typed.pop("lr"),
         "augmentation": typed.pop("augment"),
         "minutes": None if allowed is None else _minutes(allowed),
         "cache": False if typed.pop("no_cache") else None,
-        "allow_leaks": typed["allow_leaks"] or None,
+        "allow_leaks": typed.pop("allow_leaks") or None,
     }
+    return {**typed, **renamed}
 
 
 @app.command()

@@ -95,7 +95,7 @@ class TransferSection:
     """How much of what the network knows is kept, and what need not be computed twice."""
 
     freeze: Annotated[
-        str,
+        int | str,
         Setting("layers that stay as they are: none | backbone | a number of groups | a layer | a pattern"),
     ] = "none"
     layer_decay: Annotated[

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pictune.data.augmentation import MIXINGS
-from pictune.data.loading import Batch, Loader
+from pictune.data.loading import Batch, Growing, Loader
 from pictune.verbs.settling import class_weights, draw_weights
 
 COUNT, SIDE = 20, 5
@@ -168,3 +168,102 @@ def test_a_loop_that_is_left_early_leaves_no_thread():
     next(batches)
     batches.close()
     assert threading.active_count() == before
+
+
+# ---------------------------------------------------------------- views that take turns
+
+
+def seen_by_position(whole: Loader, epoch: int) -> dict[int, bytes]:
+    return {
+        int(position): image.tobytes()
+        for batch in whole.batches(epoch)
+        for image, position in zip(batch.images, batch.positions, strict=True)
+    }
+
+
+@pytest.mark.parametrize("views", [1, 2, 4])
+def test_views_take_turns_and_are_the_same_whatever_the_seed(views):
+    first = [seen_by_position(loader(views=views), epoch) for epoch in range(views)]
+    for position in range(COUNT):
+        assert len({seen[position] for seen in first}) == views, "every view is another look"
+    for seed in (0, 7):
+        for epoch in range(views, 3 * views):
+            again = seen_by_position(loader(views=views, seed=seed), epoch)
+            assert again == first[epoch % views]
+    for changes in ({"batch_size": 3, "workers": 2}, {"shuffled": True, "seed": 5}):
+        found = seen_by_position(loader(views=views, **changes), 2 * views)
+        assert found.items() <= first[0].items()
+
+
+def test_without_views_every_epoch_and_seed_shows_another_look():
+    looks = [seen_by_position(loader(seed=seed), epoch)[4] for seed in (0, 1) for epoch in range(4)]
+    assert len(set(looks)) == 8
+
+
+def test_views_are_not_the_looks_of_epochs():
+    """View 0 has an address of its own: with seed 0 it would else be the look of the first epoch."""
+    ours, theirs = seen_by_position(loader(views=3), 0), seen_by_position(loader(), 0)
+    assert all(ours[position] != theirs[position] for position in ours)
+
+
+def test_with_views_the_order_still_changes_with_seed_and_epoch():
+    orders = {
+        tuple(np.concatenate([b.positions for b in loader(views=2, shuffled=True, seed=seed).batches(epoch)]))
+        for seed in (0, 1)
+        for epoch in (0, 2, 4)
+    }
+    assert len(orders) == 6
+
+
+def test_a_picture_that_is_drawn_twice_shows_the_same_view_twice():
+    """Unlike with a new look at every time: what is cached is there once a view."""
+    weights = np.zeros(COUNT)
+    weights[5] = 1.0
+    for views, looks in ((2, 1), (0, 6)):
+        batch = next(loader(shuffled=True, weights=weights, views=views).batches(3))
+        assert len({image.tobytes() for image in batch.images}) == looks
+
+
+# ---------------------------------------------------------------- pictures that grow
+
+
+def grown(side: int, **changes) -> Loader:
+    def view(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        return jitter(np.full((side, side, 3), pixels[0, 0, 0], np.uint8), generator)
+
+    return loader(view=view, size=side, shuffled=True, **changes)
+
+
+@pytest.mark.parametrize(
+    ("starts", "sides"),
+    [
+        ((0, 2, 5), [2, 2, 3, 3, 3, 5, 5, 5]),
+        ((0, 1, 2), [2, 3, 5, 5]),
+        ((0, 0, 1), [3, 5, 5]),  # so few epochs that the smallest size has none
+    ],
+)
+def test_pictures_grow_from_the_epoch_that_was_said(starts, sides):
+    growing = Growing([grown(2), grown(3), grown(5)], starts)
+    for epoch, side in enumerate(sides):
+        batches = list(growing.batches(epoch))
+        assert {batch.images.shape for batch in batches} == {(6, side, side, 3)}
+        assert same(batches, list(grown(side).batches(epoch)))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 9])
+def test_growing_pictures_go_on_in_the_middle_of_an_epoch(epoch):
+    growing = Growing([grown(2), grown(3)], (0, 2))
+    whole = list(growing.batches(epoch))
+    assert len(whole) == len(growing) == 3
+    for start in range(4):
+        assert same(list(growing.batches(epoch, start=start)), whole[start:])
+
+
+def test_growing_pictures_are_those_of_each_loader():
+    positions = np.array([4, 9, 1, 17, 3, 8, 0])
+    growing = Growing([grown(2, positions=positions), grown(3, positions=positions)], (0, 1))
+    assert np.array_equal(growing.positions, positions)
+    for epoch in range(2):
+        found = np.concatenate([batch.positions for batch in growing.batches(epoch)])
+        assert set(found) <= set(positions)
+        assert len(found) == 6

@@ -560,3 +560,123 @@ def test_a_signal_during_the_last_validation_is_heeded(tmp_path):
     with pytest.raises(StoppedError):
         fit(replace(job, stop=lambda: 15 if len(validate.seen) == 2 else 0))
     assert fit(lesson(tmp_path, plan=Plan(cycles=(2,)))).epoch == 2
+
+
+# ---------------------------------------------------------------- a time limit
+
+
+class Timed:
+    """Validation during which an epoch's time passes; the last time given goes on and on."""
+
+    def __init__(self, clock: Clock, *spent: float) -> None:
+        self._clock, self._spent, self.calls = clock, spent, 0
+
+    def __call__(self, network) -> dict[str, float]:
+        self._clock.now += self._spent[min(self.calls, len(self._spent) - 1)]
+        self.calls += 1
+        return {"accuracy": self.calls / 100, "log_loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "spent", "epochs", "cuts"),
+    [
+        (0.0, (10.0,), 10, []),  # no limit
+        (100.0, (10.0,), 10, []),  # just enough
+        (45.0, (10.0,), 4, [(4, 10)]),
+        (99.0, (10.0,), 9, [(9, 10)]),
+        (10.0, (10.0,), 1, [(1, 10)]),
+        (3.0, (10.0,), 1, [(1, 10)]),  # one epoch there is in any case
+        (60.0, (10.0, 10.0, 20.0), 4, [(6, 10), (4, 6)]),  # the machine became slower
+        (70.0, (20.0, 1.0), 3, [(3, 10)]),  # a slow start; what was left out stays out
+        (60.0, (5.0, 5.0, 30.0), 4, [(4, 10)]),
+    ],
+)
+def test_epochs_that_would_take_too_long_are_left_out(tmp_path, monkeypatch, seconds, spent, epochs, cuts):
+    clock = Clock(monkeypatch, saving=0.0)
+    job = lesson(
+        tmp_path,
+        network=tiny(),
+        validate=Timed(clock, *spent),
+        plan=Plan(cycles=(10,), seconds=seconds),
+    )
+    progress = fit(job)
+    assert progress.done
+    assert progress.epoch == len(job.journal.lines("epoch")) == epochs
+    assert [(line["epochs"], line["planned"]) for line in job.journal.lines("cut")] == cuts
+    told = [sentence for sentence in job.watcher.said if sentence.startswith("The time allows")]
+    assert told == [f"The time allows {allowed} of {planned} epochs." for allowed, planned in cuts]
+    assert progress.cut == (cuts[-1][0] if cuts else 0)
+    assert progress.best_epoch == epochs - 1
+    if seconds:
+        assert progress.seconds == sum(spent[min(n, len(spent) - 1)] for n in range(epochs))
+
+
+def test_the_schedule_ends_where_the_time_does(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, saving=0.0)
+    rates = {}
+    for seconds in (0.0, 45.0):
+        job = lesson(
+            tmp_path / str(seconds),
+            network=tiny(),
+            rate=0.1,
+            schedule_settings={"warmup_epochs": 0.0},
+            validate=Timed(clock, 10.0),
+            plan=Plan(cycles=(10,), seconds=seconds),
+        )
+        fit(job)
+        rates[seconds] = [line["learning_rate"] for line in job.journal.lines("epoch")]
+    assert rates[45.0][0] == rates[0.0][0], "the first epoch cannot know"
+    # The last of six batches of the last of four epochs: 3 5/6 of 4.
+    assert rates[45.0][-1] == pytest.approx(0.1 * 0.5 * (1 + math.cos(math.pi * (3 + 5 / 6) / 4)))
+    assert rates[45.0][-1] < 0.1 * rates[0.0][3]
+
+
+@pytest.mark.parametrize("stop_after", [7, 12, 15, 23])
+def test_a_cut_stays_when_training_goes_on_after_a_stop(tmp_path, monkeypatch, stop_after):
+    clock = Clock(monkeypatch, saving=0.0)
+
+    def job(folder, **changes):
+        plan = Plan(cycles=(10,), seconds=45.0)
+        return lesson(folder, network=tiny(), validate=Timed(clock, 10.0), plan=plan, **changes)
+
+    whole = job(tmp_path / "whole")
+    fit(whole)
+    watcher = Recorder()
+    with pytest.raises(StoppedError):
+        fit(
+            replace(
+                job(tmp_path / "broken", watcher=watcher),
+                stop=lambda: 15 if len(watcher.losses) >= stop_after else 0,
+            )
+        )
+    clock.now += 1000.0  # the pause does not count
+    again = job(tmp_path / "broken")
+    progress = fit(again)
+    assert (progress.epoch, progress.cut, progress.seconds) == (4, 4, 40.0)
+    assert [(line["epochs"], line["planned"]) for line in again.journal.lines("cut")] == [(4, 10)]
+    assert torch.equal(weights_of(whole.network), weights_of(again.network))
+    before = left_behind(tmp_path / "broken")
+    assert fit(job(tmp_path / "broken")).epoch == 4, "what was cut short is done"
+    assert left_behind(tmp_path / "broken") == before
+
+
+def test_early_stopping_comes_before_the_time(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, saving=0.0)
+
+    def validate(network) -> dict[str, float]:
+        clock.now += 10.0
+        return {"accuracy": 0.5, "log_loss": 1.0}
+
+    plan = Plan(cycles=(10,), early_stopping=2, seconds=85.0)
+    job = lesson(tmp_path, network=tiny(), validate=validate, plan=plan)
+    assert fit(job).epoch == 3
+    assert [line["epochs"] for line in job.journal.lines("cut")] == [8]
+
+
+@pytest.mark.parametrize(
+    ("cycles", "epochs", "expected"), [((10,), 4, (4,)), ((3, 5), 4, (3, 1)), ((3, 5), 8, (3, 5))]
+)
+def test_only_the_last_cycle_of_a_plan_is_cut(cycles, epochs, expected):
+    cut = Plan(cycles=cycles, seconds=9.0).cut_to(epochs)
+    assert cut == Plan(cycles=expected, seconds=9.0)
+    assert cut.epochs == epochs

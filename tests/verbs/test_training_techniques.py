@@ -193,7 +193,7 @@ class TestGoingOn:
             watcher = Listening()
             run = learn(photos, weights, *CASES[name][1], runs=name.split()[0], watcher=watcher)
             said[name] = watcher.said
-            assert run.read("made_by.json")["cached"] is (name != "lora")
+            assert (run.read("made_by.json")["reading"] == "cached") is (name != "lora")
         assert any(
             "Computing features of layer2, augmented view 2" in sentence for sentence in said["freeze"]
         )
@@ -276,24 +276,22 @@ class TestCache:
         "settings",
         [
             ("technique.name=head",),
-            # Where layers above the cut learn, a difference grows from step to step; a low rate slows that.
-            ("technique.name=full", "transfer.freeze=layer2", "optimizer.learning_rate=0.0005"),
+            # Where layers above the cut learn, the smallest difference would grow from step to step.
+            ("technique.name=full", "transfer.freeze=layer2", "optimizer.learning_rate=0.005"),
         ],
     )
     def test_with_and_without_it_the_result_is_the_same(
         self, here, photos, weights, empty_cache, settings
     ) -> None:
-        """The cache holds half precision: what that costs is far below what a picture more would change."""
+        """What is computed each time is rounded like what is kept."""
         runs = [
             learn(photos, weights, *settings, "transfer.views=4", name=name, epochs=8, cache=cache)
             for name, cache in (("cached", None), ("plain", False))
         ]
-        assert [run.read("made_by.json")["cached"] for run in runs] == [True, False]
-        difference = np.abs(scores(runs[0]) - scores(runs[1])).max()
+        assert [run.read("made_by.json")["reading"] for run in runs] == ["cached", "computed"]
+        assert np.abs(scores(runs[0]) - scores(runs[1])).max() < 1e-4
         losses = [report_of(run.path)["metrics"]["log_loss"]["value"] for run in runs]
-        assert difference < 2e-2
-        assert abs(losses[0] - losses[1]) < 1e-2
-        assert difference > 0, "both took the same way"
+        assert abs(losses[0] - losses[1]) < 1e-4
 
     def test_another_seed_computes_nothing_anew(
         self, here, photos, weights, empty_cache, monkeypatch

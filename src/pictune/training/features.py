@@ -1,4 +1,7 @@
-"""Features: what lies below the freeze boundary, computed once and read instead of pixels.
+"""Features: what the network below the freeze boundary makes of pictures; computed once, or each time.
+
+Both ways give the same numbers: pictures go through in batches of one size, and the result is rounded to
+half precision.
 
 Shapes: N pictures of the dataset, n a batch, activations [n, ...].
 """
@@ -8,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pictune.data.loading import Batch, Loader
+from pictune.data.loading import Batch, Batches, Loader
 from pictune.errors import StoppedError
 from pictune.training.feature_store import FeatureEntry
 
@@ -47,31 +51,81 @@ class FeatureLoader:
         entry, order = self.entries[epoch % len(self.entries)], self.source.order(epoch)
         for number in range(start, len(self)):
             rows = order[number * self.source.batch_size : (number + 1) * self.source.batch_size]
-            features = entry.read(rows).numpy()
-            # Maps are stored with their channels last, and shown to the network as it knows them.
-            shown = features.transpose(0, 3, 1, 2) if features.ndim == 4 else features
-            yield Batch(shown, self.source.targets[rows], rows)
+            yield Batch(_shown(entry.read(rows).numpy()), self.source.targets[rows], rows)
 
 
-def fill(
-    entry: FeatureEntry,
-    below: nn.Module,
-    loader: Loader,
-    *,
-    view: int,
-    device: torch.device,
-    precision: Callable[[], AbstractContextManager[object]],
-    stop: Callable[[], int],
-) -> None:
+@dataclass(frozen=True)
+class Pass:
+    """A way through the frozen layers.
+
+    Args:
+        below: Pictures [n, s, s, 3] to activations.
+        device: Where it lies.
+        precision: The context in which the forward pass runs.
+    """
+
+    below: nn.Module
+    device: torch.device
+    precision: Callable[[], AbstractContextManager[object]]
+
+    def __call__(self, images: NDArray[Any]) -> torch.Tensor:
+        """Activations [n, ...] float32 on the CPU, of at most `ROWS` pictures; maps with channels last."""
+        self.below.eval()
+        whole = np.resize(images, (ROWS, *images.shape[1:]))  # fewer are filled up
+        with torch.inference_mode(), self.precision():
+            activation = self.below(torch.from_numpy(whole).to(self.device, non_blocking=True))
+        values: torch.Tensor = activation[: len(images)].float().cpu()
+        return values.permute(0, 2, 3, 1) if values.ndim == 4 else values
+
+
+@dataclass(frozen=True)
+class ComputedFeatures:
+    """Batches of features that are computed each time, as if they had been kept.
+
+    Args:
+        source: Pictures; their views take turns.
+        through: The way through the frozen layers.
+    """
+
+    source: Batches
+    through: Pass
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Which pictures' features it yields."""
+        return self.source.positions
+
+    def __len__(self) -> int:
+        """Batches an epoch."""
+        return len(self.source)
+
+    def batches(self, epoch: int = 0, *, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from number ``start`` on."""
+        for batch in self.source.batches(epoch, start=start):
+            parts = [batch.images[i : i + ROWS] for i in range(0, len(batch.images), ROWS)]
+            features = torch.cat([_rounded(self.through(part)) for part in parts]).numpy()
+            yield Batch(_shown(features), batch.targets, batch.positions)
+
+
+def _rounded(values: torch.Tensor) -> torch.Tensor:
+    """Float32 numbers with the digits that the cache keeps."""
+    half = values.half()
+    return half.float() if bool(half.isfinite().all()) else values.bfloat16().float()
+
+
+def _shown(features: NDArray[Any]) -> NDArray[Any]:
+    """Maps are kept with their channels last, and shown to the network as it knows them."""
+    return features.transpose(0, 3, 1, 2) if features.ndim == 4 else features
+
+
+def fill(entry: FeatureEntry, through: Pass, loader: Loader, *, view: int, stop: Callable[[], int]) -> None:
     """Computes the rows of an entry that a loader names and that are not there yet.
 
     Args:
         entry: Gets them.
-        below: Pictures [n, s, s, 3] to activations; put into evaluation mode.
+        through: The way through the frozen layers.
         loader: Names the pictures, and how they are looked at.
         view: Which of its views.
-        device: Where the network lies.
-        precision: The context in which the forward pass runs.
         stop: Gives the signal that asks to stop, or 0.
 
     Raises:
@@ -81,16 +135,11 @@ def fill(
     """
     if not len(entry.missing(loader.positions)):
         return
-    below.eval()
     with entry.filling() as filler:
         rows = filler.missing(np.unique(loader.positions))
         plain = replace(loader, positions=rows, shuffled=False, weights=None, mix=None, batch_size=ROWS)
         for batch in plain.batches(view):
-            whole = np.resize(batch.images, (ROWS, *batch.images.shape[1:]))  # the last one is filled up
-            with torch.inference_mode(), precision():
-                activation = below(torch.from_numpy(whole).to(device, non_blocking=True))
-            values = activation[: len(batch.positions)].float().cpu()
-            filler.write(batch.positions, values.permute(0, 2, 3, 1) if values.ndim == 4 else values)
+            filler.write(batch.positions, through(batch.images))
             if signal := stop():
                 raise StoppedError(
                     "Stopped while features were computed; those that were are kept.", signal=signal

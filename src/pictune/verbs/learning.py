@@ -108,7 +108,7 @@ def _ship(
         "fingerprint": dataset.fingerprint,
         "versions": versions(),
         "validation": quick,
-        "training": _told(run, recipe, soup, cached=prepared.cached),
+        "training": _told(run, recipe, soup, prepared.reading),
     }
     merge_lora(transferring.backbone_of(network))
     Model(replace(specification, facts=facts), network.eval(), machine.device).save(run.model)
@@ -128,7 +128,7 @@ def _ship(
     )
 
 
-def _told(run: Run, recipe: Recipe, soup: Sequence[int], *, cached: bool) -> dict[str, Any]:
+def _told(run: Run, recipe: Recipe, soup: Sequence[int], reading: str) -> dict[str, Any]:
     """How it was trained, for the readers of the report."""
     technique, transfer, training = recipe.technique, recipe.transfer, recipe.training
     cut_short = Journal(run.journal).lines("cut")
@@ -142,7 +142,7 @@ def _told(run: Run, recipe: Recipe, soup: Sequence[int], *, cached: bool) -> dic
         "weights of epoch": ", ".join(str(epoch + 1) for epoch in soup),
         "precision": training.precision,
         "optimizer": f"{recipe.optimizer.name}, rate {recipe.optimizer.settings['learning_rate']:g}",
-        "features cached": "yes" if cached else "no",
+        "epochs read": transferring.SHOWN[reading],
     }
     told: dict[str, tuple[Any, Any]] = {
         "layer decay": (transfer.layer_decay, 1.0),
@@ -172,8 +172,9 @@ class _Student:
         """
         place(self.network, self.machine.device, self.prepared.arithmetic.memory_format)
         recipe = self.probed()
-        made = cut(self.network, image_size=int(recipe.model.image_size)) if self.prepared.cached else None
-        assert made is not None or not self.prepared.cached, "a cut that held once holds again"
+        apart = self.prepared.reading != "pixels"
+        made = cut(self.network, image_size=int(recipe.model.image_size)) if apart else None
+        assert made is not None or not apart, "a cut that held once holds again"
         pictures = Loaders(growing(self.lesson.train, recipe), self.lesson.val, self.lesson.seen)
         loaders = self.features(made, pictures, recipe) if made else pictures
         job = self.job(recipe, made, loaders)
@@ -213,7 +214,8 @@ class _Student:
 
     def features(self, made: Cut, pictures: Loaders, recipe: Recipe) -> Loaders:
         """The pictures as features."""
-        return transferring.cached(made, pictures, self.place, views=transferring.views_of(recipe))
+        keep, views = self.prepared.reading == "cached", transferring.views_of(recipe)
+        return transferring.as_features(made, pictures, self.place, views=views, keep=keep)
 
     def probed(self) -> Recipe:
         """The recipe after the probe, whose head is in the network if the technique goes on from there."""

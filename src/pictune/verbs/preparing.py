@@ -25,7 +25,7 @@ from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs import reading, settling
 from pictune.verbs.judging import versions
-from pictune.verbs.transferring import backbone_of, shape_network, technique_of
+from pictune.verbs.transferring import Reading, backbone_of, shape_network, technique_of
 
 PROBED = 24  # pictures opened beforehand to learn how large they are
 
@@ -41,7 +41,7 @@ class Prepared:
     arithmetic: Arithmetic
     cycles: tuple[int, ...]
     open_settings: tuple[str, ...] = ()  # of the head, for the probe to choose
-    cached: bool = False  # whether epochs read features of frozen layers
+    reading: Reading = "pixels"  # what epochs read
     seconds: float = 0.0  # that training may take; 0 for no limit
 
 
@@ -191,7 +191,7 @@ def made_by_record(
         "chosen": dict(reasons),
         "cycles": list(prepared.cycles),
         "open": list(prepared.open_settings),
-        "cached": prepared.cached,
+        "reading": prepared.reading,
         "seconds": prepared.seconds,
         "device": str(machine.device),
         "threads": machine.threads,

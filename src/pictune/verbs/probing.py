@@ -20,7 +20,7 @@ from pictune.recipes import Choice, Recipe
 from pictune.tasks.task import Task
 from pictune.training.heads import HeadSetting, TrainedHeads, train_heads
 from pictune.training.schedules import SCHEDULES
-from pictune.verbs.transferring import Loaders, Place, backbone_of, cached
+from pictune.verbs.transferring import Loaders, Place, as_features, backbone_of
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.01, 0.3)
@@ -118,7 +118,7 @@ def probe(
     Raises:
         StoppedError: When a signal came.
     """
-    features = cached(made, loaders, place, views=views)
+    features = as_features(made, loaders, place, views=views, keep=True)
     head = made.above.get_submodule(_head_of(made))
     assert isinstance(head, nn.Linear), "the network was cut below one linear layer"
     losses: dict[float, Any] = {}

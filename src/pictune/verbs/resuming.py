@@ -69,7 +69,7 @@ def go_on(
         dataset = _kept_split(ingested.dataset, splits_of(run))
         weights = _weights_of(told)
         arithmetic = Arithmetic(stored.training.precision, stored.training.memory_format, "as the run began")
-        open_settings, cached = tuple(made_by["open"]), bool(made_by["cached"])
+        open_settings, reads = tuple(made_by["open"]), made_by["reading"]
         prepared = Prepared(
             stored,
             dataset,
@@ -78,7 +78,7 @@ def go_on(
             arithmetic,
             cycles,
             open_settings,
-            cached,
+            reads,
             float(made_by["seconds"]),
         )
         specification = specify(stored, dataset, weights)

@@ -20,7 +20,7 @@ from pictune.verbs import reading, settling
 from pictune.verbs.lessons import WATCHED, teacher_of
 from pictune.verbs.preparing import Prepared, check_enough, first_network, open_named, specify
 from pictune.verbs.probing import open_settings as open_settings_of
-from pictune.verbs.transferring import worth_caching
+from pictune.verbs.transferring import SHOWN, settle_reading
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
         training={"precision": arithmetic.precision, "memory_format": arithmetic.memory_format}
     )
     counts = (len(dataset.splits["train"]), len(dataset.splits["val"]) + WATCHED)
-    cached, why = worth_caching(recipe, network, counts=counts)
+    reads, why = settle_reading(recipe, network, counts=counts)
     chosen = {**reasons, **sized, **more, "training.precision": arithmetic.reason}
-    chosen |= {"transfer.cache": f"{'used' if cached else 'not used'}: {why}"}
+    chosen |= {"transfer.cache": f"epochs read {SHOWN[reads]}: {why}"}
     if weights.kind == "none" and not all(p.requires_grad for p in network.parameters()):
         watcher.say("The frozen layers are at random and will stay so; name weights with --weights.")
     seconds = 0.0
@@ -99,15 +99,13 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
             seconds=60 * asked.training.minutes - (time.monotonic() - begun),
             per_image=machine.seconds_per_image(network, trial.to(torch.uint8), arithmetic),
             given=asked.training.epochs != "auto",
-            cached=cached,
+            cached=reads == "cached",
         )
         chosen |= cut_short
         for reason in cut_short.values():
             watcher.say(f"{reason.removeprefix('auto: ').capitalize()}.")
     cycles = (int(recipe.training.epochs),)
-    prepared = Prepared(
-        recipe, dataset, ingested, weights, arithmetic, cycles, open_settings, cached, seconds
-    )
+    prepared = Prepared(recipe, dataset, ingested, weights, arithmetic, cycles, open_settings, reads, seconds)
     return Start(prepared, machine, network, specification, chosen)
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from pictune.models.lora import add_lora
 from pictune.recipes import Recipe
 from pictune.training.feature_folder import room
 from pictune.training.feature_store import FeatureEntry, FeatureOverflowError, feature_key
-from pictune.training.features import FeatureLoader, fill
+from pictune.training.features import ComputedFeatures, FeatureLoader, Pass, fill
 from pictune.training.job import Watcher
 from pictune.training.machine import Machine
 from pictune.training.techniques import TECHNIQUES, Technique, layer_rates, thawing
@@ -39,6 +40,9 @@ LARGEST = (
     4  # an activation of more numbers than this many times the pixels costs more to read than to compute
 )
 GIGABYTE = 10**9
+
+Reading = Literal["cached", "computed", "pixels"]
+SHOWN = {"cached": "cached features", "computed": "features, computed each time", "pixels": "pictures"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def shape_network(network: nn.Module, recipe: Recipe) -> None:
     Raises:
         RecipeError: When what is named is not there, or two wishes contradict.
     """
-    technique, freeze, backbone = technique_of(recipe), recipe.transfer.freeze, backbone_of(network)
+    technique, freeze, backbone = technique_of(recipe), str(recipe.transfer.freeze), backbone_of(network)
     if technique.adapters is not None:
         if freeze != NOTHING:
             raise RecipeError(
@@ -149,45 +153,52 @@ def anchors_of(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in backbone.named_parameters() if name not in head}
 
 
-def worth_caching(recipe: Recipe, network: nn.Module, *, counts: tuple[int, int]) -> tuple[bool, str]:
-    """Whether features of frozen layers are worth caching, and why; decided once, and kept with the run.
+def settle_reading(recipe: Recipe, network: nn.Module, *, counts: tuple[int, int]) -> tuple[Reading, str]:
+    """What epochs read, and why; decided once, and kept with the run.
 
     Args:
         recipe: Settled otherwise.
         network: Shaped by its technique.
         counts: How many training pictures, and how many others, are looked at.
+
+    Returns:
+        ``cached`` features, features ``computed`` each time (the same numbers, where they may not or
+        cannot be kept), or ``pixels``.
     """
-    transfer, size = recipe.transfer, int(recipe.model.image_size)
-    views, epochs = int(transfer.views), int(recipe.training.epochs)
-    if not transfer.cache:
-        return False, "as given"
-    if recipe.mixing.name != "none":
-        return False, f"{recipe.mixing.name} makes new pictures at every step"
-    if transfer.teacher is not None:
-        return False, "the teacher must see the pictures"
-    if recipe.training.first_size is not None:
-        return False, "the size of the pictures changes"
-    varied = recipe.augmentation.preset != "none"
-    if varied and not views:
-        return False, "every epoch sees new views; with transfer.views they would take turns"
-    if epochs <= max(views, 1):
-        return False, f"{epochs} epochs look at each view once"
-    if all(parameter.requires_grad for parameter in network.parameters()):
-        return False, "no layer is frozen"
+    transfer, size, views = recipe.transfer, int(recipe.model.image_size), int(recipe.transfer.views)
+    obstacle = _obstacle(recipe, network)
+    if obstacle:
+        return "pixels", obstacle
     made = cut(network, image_size=size)
     if made is None:
-        return False, "nothing lies below all that learns"
+        return "pixels", "nothing lies below all that learns"
     numbers = int(np.prod(made.shape))
     if numbers > LARGEST * 3 * size**2:
-        return False, f"what {_plain(made)} gives is larger than the pictures"
+        return "pixels", f"what {_plain(made)} gives is larger than the pictures"
+    if not transfer.cache:
+        return "computed", "as given"
     wanted = 2 * numbers * (max(views, 1) * counts[0] + counts[1])
     free = room(feature_folder(), limit_bytes=int(transfer.cache_gigabytes * GIGABYTE))
     if wanted > free:
-        return (
-            False,
-            f"it would take {wanted / GIGABYTE:.1f} GB, and {free / GIGABYTE:.1f} GB are left for it",
-        )
-    return True, f"{_plain(made)} and all below is computed once: {wanted / GIGABYTE:.2g} GB"
+        told = f"it would take {wanted / GIGABYTE:.1f} GB, and {free / GIGABYTE:.1f} GB are left for it"
+        return "computed", told
+    return "cached", f"{_plain(made)} and all below is computed once: {wanted / GIGABYTE:.2g} GB"
+
+
+def _obstacle(recipe: Recipe, network: nn.Module) -> str:
+    """Why features cannot stand for pictures in this recipe, or gain nothing; empty when they may."""
+    views, epochs = int(recipe.transfer.views), int(recipe.training.epochs)
+    if all(parameter.requires_grad for parameter in network.parameters()):
+        return "no layer is frozen"
+    if recipe.mixing.name != "none":
+        return f"{recipe.mixing.name} makes new pictures at every step"
+    if recipe.transfer.teacher is not None:
+        return "the teacher must see the pictures"
+    if recipe.training.first_size is not None:
+        return "the size of the pictures changes"
+    if recipe.augmentation.preset != "none" and not views:
+        return "every epoch sees new views; with transfer.views they would take turns"
+    return f"{epochs} epochs look at each view once" if epochs <= max(views, 1) else ""
 
 
 def _plain(made: Cut) -> str:
@@ -199,26 +210,30 @@ def feature_folder() -> Path:
     return cache_folder() / "features"
 
 
-def cached(made: Cut, loaders: Loaders, place: Place, *, views: int) -> Loaders:
-    """The same pictures as features: computed where they are not there yet.
+def as_features(made: Cut, loaders: Loaders, place: Place, *, views: int, keep: bool) -> Loaders:
+    """The same pictures as features.
 
     Args:
         made: The network, cut.
         loaders: Pictures.
         place: Where and how.
         views: Of the training pictures; 0 for the clean one.
+        keep: Whether they are computed where they are not there yet, and kept; otherwise each time.
     """
+    through = Pass(made.below, place.machine.device, lambda: place.machine.autocast(place.precision))
     train, val, seen = loaders.train, loaders.val, loaders.seen
+    if not keep:
+        return Loaders(*(ComputedFeatures(loader, through) for loader in (train, val, seen)))
     assert isinstance(train, Loader), "training pictures are stored"
     assert isinstance(val, Loader), "validation pictures are stored"
     assert isinstance(seen, Loader), "watched pictures are stored"
     both = replace(val, positions=np.union1d(val.positions, seen.positions if views else train.positions))
-    clean = _entry(made, both, place, view=None)
-    looks = [_entry(made, train, place, view=number) for number in range(views)] or [clean]
+    clean = _entry(made, through, both, place, view=None)
+    looks = [_entry(made, through, train, place, view=number) for number in range(views)] or [clean]
     return Loaders(FeatureLoader(train, looks), FeatureLoader(val, [clean]), FeatureLoader(seen, [clean]))
 
 
-def _entry(made: Cut, loader: Loader, place: Place, *, view: int | None) -> FeatureEntry:
+def _entry(made: Cut, through: Pass, loader: Loader, place: Place, *, view: int | None) -> FeatureEntry:
     """One view's features, in half precision, or in bfloat16 where a value is too large for that."""
     look = "clean view" if view is None else f"augmented view {view + 1}"
     varied = "" if view is None else place.varied
@@ -237,21 +252,12 @@ def _entry(made: Cut, loader: Loader, place: Place, *, view: int | None) -> Feat
         if left:
             place.watcher.say(f"Computing features of {_plain(made)}, {look}: {left:,} pictures.")
         try:
-            fill(
-                entry,
-                made.below,
-                loader,
-                view=view or 0,
-                device=place.machine.device,
-                precision=lambda: place.machine.autocast(place.precision),
-                stop=place.stop,
-            )
+            fill(entry, through, loader, view=view or 0, stop=place.stop)
         except FeatureOverflowError:
             entry.close()
             continue
         if left:
-            spent = time.monotonic() - started
-            place.watcher.say(f"They are kept in the cache ({spent:.0f} s).")
+            place.watcher.say(f"They are kept in the cache ({time.monotonic() - started:.0f} s).")
         return entry
     raise AssertionError("bfloat16 holds every float32 but in digits")
 
