@@ -20,7 +20,7 @@ from pictune.models.boundary import Cut, cut
 from pictune.models.freezing import freeze_layers, frozen_tensors
 from pictune.models.preprocess import Preprocess
 from pictune.training.feature_store import FeatureEntry, FeatureOverflowError, feature_key
-from pictune.training.features import ROWS, FeatureLoader, fill
+from pictune.training.features import ROWS, ComputedFeatures, FeatureLoader, Pass, fill
 from pictune.training.fitting import fit
 from pictune.training.plan import Plan
 
@@ -70,7 +70,7 @@ def entry_of(folder: Path, made: Cut, *, view: str = "clean", rows: int = TRAIN 
 def filled(
     entry: FeatureEntry, made: Cut, pictures: Loader, *, view: int = 0, stop=lambda: 0
 ) -> FeatureEntry:
-    fill(entry, made.below, pictures, view=view, device=CPU, precision=nullcontext, stop=stop)
+    fill(entry, Pass(made.below, CPU, nullcontext), pictures, view=view, stop=stop)
     return entry
 
 
@@ -195,10 +195,10 @@ def test_what_is_there_is_not_computed_again(tmp_path, real):
             calls.append(len(images))
             return made.below(images)
 
-    again = {"device": CPU, "precision": nullcontext, "stop": lambda: 0}
-    fill(entry, Counting(), replace(pictures, positions=np.arange(40)), view=0, **again)
+    through = Pass(Counting(), CPU, nullcontext)
+    fill(entry, through, replace(pictures, positions=np.arange(40)), view=0, stop=lambda: 0)
     assert calls == []
-    fill(entry, Counting(), pictures, view=0, **again)
+    fill(entry, through, pictures, view=0, stop=lambda: 0)
     assert calls == [ROWS], "ten rows, in a batch of the usual size"
     assert stored(entry, np.arange(40)) == before
     assert len(entry.missing(np.arange(COUNT))) == 0
@@ -296,3 +296,17 @@ def test_training_on_features_ends_where_training_on_pictures_does(tmp_path, lea
     torch.testing.assert_close(ends[0][0], ends[1][0], atol=1e-3, rtol=1e-2)
     assert ends[0][1] == pytest.approx(ends[1][1], rel=1e-3)
     assert torch.equal(ends[0][2], ends[1][2])
+
+
+def test_features_computed_each_time_are_those_that_would_be_kept(tmp_path, real):
+    made, pictures = real
+    entry = filled(entry_of(tmp_path / "kept", made, rows=COUNT), made, pictures)
+    through = Pass(made.below, CPU, nullcontext)
+    computed = ComputedFeatures(replace(pictures, shuffled=False), through)
+    kept = FeatureLoader(replace(pictures, shuffled=False), [entry])
+    assert len(computed) == len(kept)
+    for one, other in zip(computed.batches(0), kept.batches(0), strict=True):
+        assert np.array_equal(one.positions, other.positions)
+        assert np.array_equal(one.targets, other.targets)
+        assert np.allclose(one.images, other.images, rtol=1e-3, atol=1e-5)
+        assert one.images.shape == other.images.shape
