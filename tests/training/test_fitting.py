@@ -660,6 +660,21 @@ def test_a_cut_stays_when_training_goes_on_after_a_stop(tmp_path, monkeypatch, s
     assert left_behind(tmp_path / "broken") == before
 
 
+@pytest.mark.parametrize("first", [3, 10])
+def test_a_run_that_is_extended_gets_all_the_epochs_asked_for(tmp_path, monkeypatch, first):
+    clock = Clock(monkeypatch, saving=0.0)
+
+    def job(*cycles: int):
+        plan = Plan(cycles=cycles, seconds=35.0)
+        return lesson(tmp_path, network=tiny(), validate=Timed(clock, 10.0), plan=plan)
+
+    assert fit(job(first)).epoch == 3, "the time allowed no more"
+    again = job(3, 5)
+    progress = fit(again)
+    assert (progress.epoch, progress.cut, progress.done) == (8, 0, True)
+    assert len(again.journal.lines("cut")) == (first > 3)
+
+
 def test_early_stopping_comes_before_the_time(tmp_path, monkeypatch):
     clock = Clock(monkeypatch, saving=0.0)
 
