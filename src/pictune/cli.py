@@ -327,7 +327,7 @@ def lr_find(
     recipe: options.RecipeFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Find a learning rate before training: a plot and a suggestion, in about a minute."""
+    """Suggest a learning rate before training, with a plot."""
     started = time.monotonic()
     steady_threads()
     from pictune.verbs.lr_find import lr_find as verb

@@ -88,6 +88,7 @@ class TestWhatIsFound:
     def test_page_tells_the_rate_and_what_to_type(self, found) -> None:
         place, result, _ = found
         page = (place / "out/lr.html").read_text()
+        assert "<h3>Settings</h3>" in page
         assert f"<h1>{result.suggestion:g}</h1>" in page
         assert "title>Loss over learning rate from 1e-06" in page.replace('"', "")
         assert f"--lr {result.suggestion:g}" in page

@@ -35,7 +35,6 @@ from pictune.training.job import Watcher
 from pictune.training.machine import Machine
 from pictune.training.techniques import TECHNIQUES, Technique, layer_rates, thawing
 
-VIEWS = 4  # augmented looks that take turns where features are cached
 LARGEST = (
     4  # an activation of more numbers than this many times the pixels costs more to read than to compute
 )

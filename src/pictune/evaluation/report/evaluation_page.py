@@ -304,6 +304,7 @@ def origin(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Model", "model"),
         ("Dataset", "dataset"),
         ("Training", "training"),
+        ("Settings", "settings"),
         ("Measured with", "created_with"),
     ):
         rows = _flat(report.get(name))
