@@ -117,6 +117,14 @@ class TransferSection:
     temperature: Annotated[
         float, Setting("how much the teacher's and the student's answers are softened", low=1, high=20)
     ] = 2.0
+    statistics: Annotated[
+        str,
+        Setting(
+            "of batch normalisation, before a head learns on layers that will move: measured anew on the "
+            "training pictures, or those of the weights",
+            choices=("measured", "kept"),
+        ),
+    ] = "measured"
     views: Annotated[
         int | Auto,
         Setting("augmented looks at each picture that take turns; 0 draws new ones", low=0, high=64),

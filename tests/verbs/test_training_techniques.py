@@ -370,6 +370,59 @@ class TestProbe:
         assert recipe_of(probed)["optimizer"]["learning_rate"] == 1e-5
 
 
+class TestStatistics:
+    """Before a head learns on layers that will move, normalisation is fitted to the user's pictures."""
+
+    def rows(self, *given: Any, **named: Any) -> list[dict[str, float]]:
+        return Journal(learn(*given, **named).journal).lines("probe")[0]["rows"]
+
+    def test_the_probe_sees_what_training_will_see(self, here, photos, weights) -> None:
+        kept = self.rows(photos, weights, "transfer.statistics=kept", technique="lp_ft", name="kept")
+        measured = self.rows(photos, weights, technique="lp_ft", name="measured")
+        again = self.rows(photos, weights, technique="lp_ft", name="again")
+        assert measured == again
+        assert measured != kept
+
+    def test_the_first_epoch_keeps_more_of_what_the_probe_learnt(self, here, colours, weights) -> None:
+        """The file's statistics are those of other pictures; in training, batches have their own."""
+        lost = {}
+        for statistics in ("kept", "measured"):
+            given = (f"transfer.statistics={statistics}", "technique.probe_epochs=40", "training.ema=0")
+            run = learn(
+                colours,
+                weights,
+                CLEAN,
+                *given,
+                technique="lp_ft",
+                epochs=1,
+                learning_rate=1e-6,
+                name=statistics,
+            )
+            best = Journal(run.journal).lines("probe")[0]["rows"][0]
+            lost[statistics] = Journal(run.journal).lines("epoch")[0]["train_loss"] - best["val_log_loss"]
+        assert abs(lost["measured"]) < 0.5 * abs(lost["kept"])
+
+    @pytest.mark.parametrize("technique", ["head", "full", "lora"])
+    def test_where_no_head_learns_first_they_are_left_alone(self, here, photos, weights, technique) -> None:
+        runs = [
+            learn(photos, weights, f"transfer.statistics={kind}", technique=technique, name=kind, epochs=1)
+            for kind in ("kept", "measured")
+        ]
+        assert len({checksums(run)["model/weights.safetensors"] for run in runs}) == 1
+
+    @pytest.mark.parametrize("technique", ["lp_ft", "gradual"])
+    def test_frozen_layers_keep_theirs(self, here, photos, weights, technique) -> None:
+        run = learn(photos, weights, technique=technique, freeze="layer2")
+        assert not [name for name in changed(run, weights) if name.startswith(("bn1.", "layer1.", "layer2."))]
+
+    def test_another_seed_measures_the_same(self, here, photos, weights, empty_cache) -> None:
+        first, second = Listening(), Listening()
+        learn(photos, weights, technique="lp_ft", watcher=first)
+        learn(photos, weights, technique="lp_ft", watcher=second, seed=1, name="y")
+        assert any(COMPUTING in sentence for sentence in first.said)
+        assert not any(COMPUTING in sentence for sentence in second.said)
+
+
 class TestMistakes:
     """They are told in a sentence, and no traceback; `ask` lets one through."""
 

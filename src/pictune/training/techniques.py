@@ -49,6 +49,11 @@ class Technique:
     thawed_by: float = 0.0
     adapters: Adapters | None = None
 
+    @property
+    def head_first(self) -> bool:
+        """Whether the head learns for a while on layers that learn later."""
+        return self.probe_epochs > 0 or self.thawed_by > 0
+
 
 def full() -> Technique:
     """All layers learn from the first step on."""

@@ -171,6 +171,7 @@ class _Student:
             The recipe with the probe's choice, how far training came, and the epochs that are shipped.
         """
         place(self.network, self.machine.device, self.prepared.arithmetic.memory_format)
+        self.measure_statistics()
         recipe = self.probed()
         apart = self.prepared.reading != "pixels"
         made = cut(self.network, image_size=int(recipe.model.image_size)) if apart else None
@@ -216,6 +217,13 @@ class _Student:
         """The pictures as features."""
         keep, views = self.prepared.reading == "cached", transferring.views_of(recipe)
         return transferring.as_features(made, pictures, self.place, views=views, keep=keep)
+
+    def measure_statistics(self) -> None:
+        """Fits normalisation to the pictures before a head learns on layers that move afterwards."""
+        technique = transferring.technique_of(self.prepared.recipe)
+        wanted = technique.head_first and self.prepared.recipe.transfer.statistics == "measured"
+        if wanted and not (self.run.checkpoints / "last.safetensors").exists():
+            transferring.measure_on(self.network, self.lesson.train, self.place)
 
     def probed(self) -> Recipe:
         """The recipe after the probe, whose head is in the network if the technique goes on from there."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +28,7 @@ from pictune.models.freezing import (
     layer_groups,
 )
 from pictune.models.lora import add_lora
+from pictune.models.statistics import measure_statistics
 from pictune.recipes import Recipe
 from pictune.training.feature_folder import room
 from pictune.training.feature_store import FeatureEntry, FeatureOverflowError, feature_key
@@ -39,6 +41,7 @@ LARGEST = (
     4  # an activation of more numbers than this many times the pixels costs more to read than to compute
 )
 GIGABYTE = 10**9
+MEASURED, MEASURED_AT_ONCE = 512, 64  # pictures that tell normalisation statistics; and how many a batch
 
 Reading = Literal["cached", "computed", "pixels"]
 SHOWN = {"cached": "cached features", "computed": "features, computed each time", "pixels": "pictures"}
@@ -121,6 +124,28 @@ def shape_network(network: nn.Module, recipe: Recipe) -> None:
         )
     wish = EVERYTHING_BELOW if technique.head_only else freeze
     freeze_layers(backbone, frozen_tensors(backbone, wish))
+
+
+def measure_on(network: nn.Module, train: Loader, place: Place) -> int:
+    """Measures normalisation statistics on training pictures as training sees them, in place.
+
+    Args:
+        network: Shaped by its technique; what is frozen keeps its statistics.
+        train: Training pictures, augmented.
+        place: Where, and in which arithmetic.
+
+    Returns:
+        How many layers were measured.
+    """
+    # The same pictures whatever the seed, so that runs still share the features of the probe
+    loader = replace(train, batch_size=min(MEASURED_AT_ONCE, len(train.positions)), mix=None, seed=0)
+
+    def pictures() -> Iterator[torch.Tensor]:
+        for batch in islice(loader.batches(), MEASURED // MEASURED_AT_ONCE):
+            yield torch.from_numpy(batch.images).to(place.machine.device)
+
+    with place.machine.autocast(place.precision):
+        return measure_statistics(network, pictures())
 
 
 def views_of(recipe: Recipe) -> int:
