@@ -4,8 +4,10 @@
     python benchmarks/many_heads.py --fake 2048
 
 Pooled features of all pictures are computed once. Then random settings (rate, decay, dropout, loss, class
-weights) are trained on them, each alone and all together, in turn; beside them the loop that everybody would
-write, with nn.Linear and torch.optim.AdamW. Printed: medians, their ratios over the features alone and with
+weights) are trained on them, each alone and all together, in turn. What one head costs is measured in
+three ways: by `train_heads` with one setting, by the loop that everybody would write, with nn.Linear and
+torch.optim.AdamW, and by `pictune.training.fit`, which trains a head where the probe does not (here
+without validation and averaged weights). Printed: medians, their ratios over the features alone and with
 the pass that computes them, and how far a setting's test accuracy together is from its accuracy alone.
 
 ``--fake`` takes random features of that width instead of pictures. Without ``--weights`` the network's are
@@ -30,11 +32,19 @@ from torch.nn import functional as F
 from pictune.data.augmentation.view import clean_view
 from pictune.data.formats import read_dataset
 from pictune.data.ingest import ingest
+from pictune.data.loading import Batch
 from pictune.models.backbones import build_network, describe, embed
 from pictune.models.losses import LOSSES
 from pictune.models.preprocess import Preprocess
 from pictune.models.weights import find_weights
+from pictune.run import Journal
+from pictune.tasks.classification import Classification
+from pictune.training.fitting import fit
 from pictune.training.heads import HeadSetting, TrainedHeads, train_heads
+from pictune.training.job import Fit
+from pictune.training.machine import Arithmetic, Machine
+from pictune.training.optimizers import OPTIMIZERS
+from pictune.training.plan import Plan
 from pictune.training.schedules import SCHEDULES
 
 FAKE_IMAGES, FAKE_CLASSES = 2062, 10
@@ -122,6 +132,63 @@ class Lesson:
         return time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class AsBatches:
+    """A lesson's batches as `fit` reads them."""
+
+    lesson: Lesson
+
+    @property
+    def positions(self) -> np.ndarray:
+        return np.arange(len(self.lesson.labels))
+
+    def __len__(self) -> int:
+        return self.lesson.steps
+
+    def batches(self, epoch: int = 0, *, start: int = 0):
+        for features, targets in list(self.lesson.batches(epoch))[start:]:
+            yield Batch(features.numpy(), targets.numpy(), np.zeros(len(targets), np.int64))
+
+
+class Quiet:
+    """A watcher that says nothing."""
+
+    def step(self, *ignored: object) -> None: ...
+
+    def epoch(self, facts: object) -> None: ...
+
+    def say(self, sentence: str) -> None: ...
+
+
+def fit_seconds(lesson: Lesson, setting: HeadSetting, *, threads: int) -> float:
+    """The seconds that the product's own loop takes for one head."""
+    head = nn.Sequential(nn.Dropout(setting.dropout), nn.Linear(lesson.start.in_features, lesson.classes))
+    head[1].load_state_dict(lesson.start.state_dict())
+    names = [str(number) for number in range(lesson.classes)]
+    decay = setting.weight_decay
+    with tempfile.TemporaryDirectory() as folder:
+        job = Fit(
+            network=head,
+            task=Classification(names, loss=setting.loss, class_weights=setting.class_weights),
+            loader=AsBatches(lesson),
+            validate=lambda network: {"accuracy": 0.0, "log_loss": 0.0},
+            make_optimizer=OPTIMIZERS["adamw"].make(learning_rate=setting.learning_rate, weight_decay=decay),
+            weight_decay=decay,
+            schedule=SCHEDULES["cosine"].make(),
+            plan=Plan(cycles=(lesson.epochs,), clip=lesson.clip, checkpoint_seconds=1e9),
+            machine=Machine(device="cpu", threads=threads),
+            arithmetic=Arithmetic("fp32", "contiguous", "as given"),
+            folder=Path(folder),
+            journal=Journal(Path(folder) / "journal.jsonl"),
+            names=["?"],
+            watcher=Quiet(),
+            stop=lambda: 0,
+        )
+        started = time.perf_counter()
+        fit(job)
+        return time.perf_counter() - started
+
+
 def picture_features(given: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """Pooled features [n, d] and labels [n] of a folder's clean pictures."""
     torch.manual_seed(0)
@@ -202,9 +269,11 @@ def print_profile(lesson: Lesson, settings: list[HeadSetting]) -> None:
     print("of a step together:        " + ", ".join(f"{kind} {t / whole:.0%}" for kind, t in shares))
 
 
-def compare(lesson: Lesson, settings: list[HeadSetting], *, rounds: int, pass_seconds: float) -> None:
-    """Times both sides in turn and prints the table."""
-    alone, together, plain = [], [], []
+def compare(
+    lesson: Lesson, settings: list[HeadSetting], *, rounds: int, pass_seconds: float, threads: int
+) -> None:
+    """Times all sides in turn and prints the table."""
+    alone, together, plain, fitted = [], [], [], []
     single = torch.empty(len(settings), dtype=torch.float64)
     lesson.train(settings, epochs=1)  # the first use of everything is slow
     for number in range(rounds):
@@ -213,15 +282,19 @@ def compare(lesson: Lesson, settings: list[HeadSetting], *, rounds: int, pass_se
             alone.append(seconds)
             single[index] = lesson.accuracies(head)[0]
         plain.extend(lesson.train_plainly(settings[i]) for i in range(number, len(settings), rounds * 5))
+        fitted.append(fit_seconds(lesson, settings[number], threads=threads))
         heads, seconds = lesson.train(settings, epochs=lesson.epochs)
         together.append(seconds)
-    one, many, usual = (statistics.median(seconds) for seconds in (alone, together, plain))
+    one, many, usual, own = (statistics.median(seconds) for seconds in (alone, together, plain, fitted))
     count, step = len(settings), 1e6 / (lesson.epochs * lesson.steps)
     print(f"one head alone:          {one:8.2f} s  {one * step:7.0f} us a step, median of {len(alone)}")
     print(f"one head, usual loop:    {usual:8.2f} s  {usual * step:7.0f} us a step, median of {len(plain)}")
+    print(f"one head, by fit:        {own:8.2f} s  {own * step:7.0f} us a step, median of {len(fitted)}")
     print(f"{count} heads together:      {many:8.2f} s  {many * step:7.0f} us a step, median of {rounds}")
     print(f"{count} heads one by one:    {sum(alone):8.2f} s  {sum(alone) / many:7.1f} times together")
-    print(f"ratio over the features: {many / one:8.2f}    to the usual loop {many / usual:.2f}")
+    print(
+        f"ratio over the features: {many / one:8.2f}    to the usual loop {many / usual:.2f}, to fit {many / own:.2f}"
+    )
     if pass_seconds:
         print(f"computing the features:  {pass_seconds:8.2f} s")
         print(f"ratio with this pass:    {(pass_seconds + many) / (pass_seconds + one):8.2f}")
@@ -264,7 +337,7 @@ def main() -> None:
         flush=True,
     )
     settings = random_settings(given.heads, lesson)
-    compare(lesson, settings, rounds=given.rounds, pass_seconds=pass_seconds)
+    compare(lesson, settings, rounds=given.rounds, pass_seconds=pass_seconds, threads=given.threads)
 
 
 if __name__ == "__main__":
