@@ -292,9 +292,9 @@ def compare(
     print(f"one head, by fit:        {own:8.2f} s  {own * step:7.0f} us a step, median of {len(fitted)}")
     print(f"{count} heads together:      {many:8.2f} s  {many * step:7.0f} us a step, median of {rounds}")
     print(f"{count} heads one by one:    {sum(alone):8.2f} s  {sum(alone) / many:7.1f} times together")
-    print(
-        f"ratio over the features: {many / one:8.2f}    to the usual loop {many / usual:.2f}, to fit {many / own:.2f}"
-    )
+    print(f"ratio over the features: {many / one:8.2f}")
+    print(f"ratio to the usual loop: {many / usual:8.2f}")
+    print(f"ratio to fit:            {many / own:8.2f}")
     if pass_seconds:
         print(f"computing the features:  {pass_seconds:8.2f} s")
         print(f"ratio with this pass:    {(pass_seconds + many) / (pass_seconds + one):8.2f}")
