@@ -98,7 +98,7 @@ def test_where_no_picture_could_be_opened_the_size_is_the_usual_one():
 )
 def test_epochs_and_batches_follow_from_how_many_pictures_there_are(count, epochs, batch):
     dataset = pictures({"a": count // 2, "b": count // 2})
-    settled, reasons = settling.settle_training(recipe(), dataset, gpu=False, pretrained=False)
+    settled, reasons = settling.settle_training(recipe(), dataset, gpu=False, start="none")
     assert (settled.training.epochs, settled.training.batch_size) == (epochs, batch)
     assert f"{count:,} pictures" in reasons["training.epochs"]
 
@@ -114,7 +114,7 @@ def test_epochs_and_batches_follow_from_how_many_pictures_there_are(count, epoch
 )
 def test_uneven_classes_are_judged_by_macro_f1(counts, multilabel, chosen, loss):
     dataset = pictures(counts, multilabel=multilabel)
-    settled, _ = settling.settle_training(recipe(), dataset, gpu=False, pretrained=False)
+    settled, _ = settling.settle_training(recipe(), dataset, gpu=False, start="none")
     assert (settled.training.select_by, settled.loss.name) == (chosen, loss)
 
 
@@ -132,7 +132,7 @@ def test_what_was_given_stays_and_needs_no_reason():
     )
     dataset = pictures({"a": 100, "b": 3})
     settled, reasons = settling.settle_size(given, dataset, gpu=False, scratch=True)
-    settled, more = settling.settle_training(settled, dataset, gpu=False, pretrained=False)
+    settled, more = settling.settle_training(settled, dataset, gpu=False, start="none")
     assert (reasons, more) == ({}, {})
     for section in ("model", "transfer", "augmentation", "training"):
         assert getattr(settled, section) == getattr(given, section)
@@ -155,7 +155,9 @@ def test_what_was_given_stays_and_needs_no_reason():
 )
 def test_the_technique_follows_from_where_the_network_starts(given, pretrained, technique):
     dataset = pictures({"a": 50, "b": 50})
-    settled, _ = settling.settle_training(recipe(**given), dataset, gpu=False, pretrained=pretrained)
+    settled, _ = settling.settle_training(
+        recipe(**given), dataset, gpu=False, start="starter" if pretrained else "none"
+    )
     assert settled.technique.name == technique
 
 
@@ -173,21 +175,41 @@ def test_the_technique_follows_from_where_the_network_starts(given, pretrained, 
 )
 def test_views_take_turns_where_features_of_them_can_be_kept(given, views):
     dataset = pictures({"a": 50, "b": 50})
-    settled, _ = settling.settle_training(recipe(**given), dataset, gpu=False, pretrained=True)
+    settled, _ = settling.settle_training(recipe(**given), dataset, gpu=False, start="starter")
     assert settled.transfer.views == views
+
+
+@pytest.mark.parametrize(
+    ("given", "start", "rate"),
+    [
+        ({}, "hub", 5e-4),
+        ({}, "file", 5e-4),
+        ({}, "starter", 2e-3),
+        ({}, "none", 2e-3),
+        ({"technique": {"name": "full"}}, "hub", 5e-4),
+        ({"technique": {"name": "lora"}}, "hub", 2e-3),
+        ({"optimizer": {"learning_rate": 1e-3}}, "hub", 1e-3),
+        ({"optimizer": {"name": "adamw"}}, "hub", 2e-3),
+    ],
+)
+def test_published_weights_are_moved_gently(given, start, rate):
+    dataset = pictures({"a": 50, "b": 50})
+    settled, reasons = settling.settle_training(recipe(**given), dataset, gpu=False, start=start)
+    assert settled.optimizer.settings["learning_rate"] == rate
+    assert ("optimizer.learning_rate" in reasons) == (rate == 5e-4)
 
 
 def test_a_pull_towards_pretrained_weights_needs_some():
     with pytest.raises(RecipeError, match="there are none"):
         settling.settle_training(
-            recipe(transfer={"l2_sp": 0.1}), pictures({"a": 9, "b": 9}), gpu=False, pretrained=False
+            recipe(transfer={"l2_sp": 0.1}), pictures({"a": 9, "b": 9}), gpu=False, start="none"
         )
 
 
 def test_settings_that_do_not_fit_what_auto_chose_are_named():
     given = recipe(loss={"gamma": 2}, optimizer={"momentum": 0.5})
     with pytest.raises(RecipeError) as caught:
-        settling.settle_training(given, pictures({"a": 9, "b": 9}), gpu=False, pretrained=False)
+        settling.settle_training(given, pictures({"a": 9, "b": 9}), gpu=False, start="none")
     told = str(caught.value)
     assert "loss.gamma" in told
     assert "optimizer.momentum" in told

@@ -24,6 +24,8 @@ PRETRAINED, GPU_PRETRAINED = "mobilenetv4_conv_small", "resnet50"  # where the h
 SIZES = (64, 96, 128)  # pixels; the network sees the largest that the pictures fill
 SCRATCH_SIZES = (64, 96)  # without the hub's weights, on a CPU: many epochs are needed, so they must be cheap
 GPU_SIZE = 224
+PUBLISHED = {"hub", "file"}  # weights that others have learnt from very many photographs
+PUBLISHED_RATE = 5e-4  # of AdamW, where layers with such weights move
 VIEWS = {"fast": 50_000, "good": 150_000, "best": 300_000}  # in training, when nothing is said about epochs
 TURNS = 4  # augmented looks at each picture that take turns where layers are frozen
 BEST_SOUP = 3
@@ -97,16 +99,14 @@ def settle_size(recipe: Recipe, dataset: Dataset, *, gpu: bool, scratch: bool) -
     return recipe.with_values(model={"image_size": size}), {"model.image_size": reason}
 
 
-def settle_training(
-    recipe: Recipe, dataset: Dataset, *, gpu: bool, pretrained: bool
-) -> tuple[Recipe, Reasons]:
+def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) -> tuple[Recipe, Reasons]:
     """Chooses everything that depends on how many pictures of which class there are.
 
     Args:
         recipe: What the user asked for.
         dataset: With its splits.
         gpu: Whether training runs on one.
-        pretrained: Whether the network starts from weights that have learnt something.
+        start: Kind of the weights that the network starts from: ``hub``, ``file``, ``starter`` or ``none``.
 
     Raises:
         RecipeError: With every setting that does not fit what was chosen, or contradicts another.
@@ -135,7 +135,7 @@ def settle_training(
             f"auto: the largest class has {ratio:.1f} times the pictures of the smallest"
         )
     settled = recipe.with_values(training=training)
-    settled, more = _settle_parts(settled, dataset, pretrained=pretrained)
+    settled, more = _settle_parts(settled, dataset, start=start)
     settled, views_reason = _settle_views(settled)
     return settled, {**reasons, **more, **views_reason}
 
@@ -209,8 +209,8 @@ def _settle_views(recipe: Recipe) -> tuple[Recipe, Reasons]:
     return recipe.with_values(transfer={"views": views}), {"transfer.views": reason}
 
 
-def _settle_parts(recipe: Recipe, dataset: Dataset, *, pretrained: bool) -> tuple[Recipe, Reasons]:
-    technique, why = _technique(recipe, pretrained=pretrained)
+def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Recipe, Reasons]:
+    technique, why = _technique(recipe, pretrained=start != "none")
     chosen = {
         "technique": technique,
         "loss": choose_loss(recipe.loss.name, multilabel=dataset.multilabel),
@@ -221,20 +221,26 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, pretrained: bool) -> tupl
     reasons: Reasons = {}
     mistakes: list[str] = []
     parts: dict[str, Choice] = {}
+    gentle = (
+        start in PUBLISHED and recipe.optimizer.name == "auto" and technique in {"full", "lp_ft", "gradual"}
+    )
     for section, name in chosen.items():
         wanted: Choice = getattr(recipe, section)
-        settings, found = TABLES[section][name].check(dict(wanted.settings), section)
+        given = {"learning_rate": PUBLISHED_RATE} if gentle and section == "optimizer" else {}
+        settings, found = TABLES[section][name].check({**given, **wanted.settings}, section)
         mistakes += found
         parts[section] = Choice(name, settings)
         if wanted.name == "auto":
             reasons[f"{section}.name"] = why if section == "technique" else "auto"
+    if gentle and "learning_rate" not in recipe.optimizer.settings:
+        reasons["optimizer.learning_rate"] = "auto: gentle on weights that have learnt much"
     if mistakes:
         raise RecipeError(
             "some settings do not fit what auto chose",
             causes=mistakes,
             instead="Put them right, or name the part that they belong to, such as --set loss.name=focal.",
         )
-    if recipe.transfer.l2_sp and not pretrained:
+    if recipe.transfer.l2_sp and start == "none":
         raise RecipeError(
             f"transfer.l2_sp={recipe.transfer.l2_sp:g} pulls towards pretrained weights, and there are none",
             instead="Leave it at 0, or name weights with --weights.",

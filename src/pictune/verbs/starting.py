@@ -70,7 +70,7 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
     check_enough(dataset)
     teacher_of(recipe, dataset, machine)  # a mistake is told before a run is begun
     open_settings = open_settings_of(recipe)
-    recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, pretrained=weights.kind != "none")
+    recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, start=weights.kind)
     specification = specify(recipe, dataset, weights)
     network = first_network(recipe, specification, weights)
     trial = torch.zeros(
