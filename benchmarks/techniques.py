@@ -27,6 +27,7 @@ WAYS: dict[str, list[str]] = {
     "full": ["technique.name=full"],
     "head": ["technique.name=head"],
     "lp_ft": ["technique.name=lp_ft"],
+    "lp_ft, statistics kept": ["technique.name=lp_ft", "transfer.statistics=kept"],
     "gradual": ["technique.name=gradual"],
     "lora, rank 8": ["technique.name=lora"],
     "freeze 2 groups": ["technique.name=lp_ft", "transfer.freeze=2"],
