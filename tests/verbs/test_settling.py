@@ -94,11 +94,20 @@ def test_where_no_picture_could_be_opened_the_size_is_the_usual_one():
 
 
 @pytest.mark.parametrize(
-    ("count", "epochs", "batch"), [(20, 100, 8), (600, 100, 32), (3000, 50, 32), (50_000, 15, 32)]
+    ("count", "start", "epochs", "batch"),
+    [
+        (20, "none", 100, 8),
+        (600, "none", 100, 32),
+        (3000, "none", 50, 32),
+        (50_000, "none", 15, 32),
+        (20, "starter", 40, 8),
+        (2000, "hub", 25, 32),
+        (50_000, "starter", 15, 32),
+    ],
 )
-def test_epochs_and_batches_follow_from_how_many_pictures_there_are(count, epochs, batch):
+def test_epochs_and_batches_follow_from_how_many_pictures_there_are(count, start, epochs, batch):
     dataset = pictures({"a": count // 2, "b": count // 2})
-    settled, reasons = settling.settle_training(recipe(), dataset, gpu=False, start="none")
+    settled, reasons = settling.settle_training(recipe(), dataset, gpu=False, start=start)
     assert (settled.training.epochs, settled.training.batch_size) == (epochs, batch)
     assert f"{count:,} pictures" in reasons["training.epochs"]
 

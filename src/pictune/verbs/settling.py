@@ -27,6 +27,7 @@ GPU_SIZE = 224
 PUBLISHED = {"hub", "file"}  # weights that others have learnt from very many photographs
 PUBLISHED_RATE = 5e-4  # of AdamW, where layers with such weights move
 VIEWS = {"fast": 50_000, "good": 150_000, "best": 300_000}  # in training, when nothing is said about epochs
+VIEWS_FROM_WEIGHTS = {"fast": 50_000, "good": 50_000, "best": 150_000}
 TURNS = 4  # augmented looks at each picture that take turns where layers are frozen
 BEST_SOUP = 3
 WATCHED = 256  # training pictures on which progress is measured as on validation pictures
@@ -36,6 +37,7 @@ CACHED_SHARE = 0.3  # of an epoch's time, at most, is left where features are ca
 RESERVE = 0.08  # of the time is kept back
 REPORT_SECONDS = 6.0
 FEWEST_EPOCHS, MOST_EPOCHS = 15, 100
+MOST_FROM_WEIGHTS = 40
 BATCH, GPU_BATCH = 32, 64
 UNEVEN = 3.0  # from this ratio between the largest and the smallest class on, macro F1 chooses
 
@@ -118,8 +120,10 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) 
     training: dict[str, object] = {}
     settings = recipe.training
     if settings.epochs == "auto":
-        views = VIEWS[settings.preset]
-        training["epochs"] = int(np.clip(round(views / len(train)), FEWEST_EPOCHS, MOST_EPOCHS))
+        views, most = VIEWS[settings.preset], MOST_EPOCHS
+        if start != "none":
+            views, most = VIEWS_FROM_WEIGHTS[settings.preset], MOST_FROM_WEIGHTS
+        training["epochs"] = int(np.clip(round(views / len(train)), FEWEST_EPOCHS, most))
         reasons["training.epochs"] = f"auto: about {views:,} views of {len(train):,} pictures"
     if settings.batch_size == "auto":
         batch = GPU_BATCH if gpu else BATCH
