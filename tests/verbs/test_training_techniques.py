@@ -24,7 +24,7 @@ from backbones import backbone_file
 from pictune.errors import RecipeError, StoppedError
 from pictune.run import Journal, Run
 from pictune.training import features
-from pictune.verbs import transferring
+from pictune.verbs import settling, transferring
 from pictune.verbs.train import Silent, train
 
 SETTINGS = tuple(word for word in QUICK if "." in word)
@@ -135,6 +135,22 @@ class TestGoingOn:
         teacher = learn(photos, weights, "technique.name=full", runs=here / "teachers", epochs=1)
         settings = ("technique.name=full", f"transfer.teacher={teacher.path}")
         self.compare(photos, weights, (1, 3), settings, monkeypatch)
+
+    def test_not_with_a_teacher_that_has_changed_or_is_gone(self, here, photos, weights) -> None:
+        teacher = learn(photos, weights, technique="full", runs="teachers", epochs=1)
+        settings = ("technique.name=full", f"transfer.teacher={teacher.path}")
+        with pytest.raises(StoppedError):
+            learn(photos, weights, *settings, watcher=Stopping(1))
+        shutil.move(teacher.path, here / "kept")
+        gone = ask("train", "runs/x")
+        learn(photos, weights, technique="full", runs="teachers", epochs=2)
+        changed = ask("train", "runs/x")
+        assert (gone.code, changed.code) == (2, 2)
+        assert str(teacher.path) in gone.err
+        assert f"the teacher {teacher.path} has been trained anew since the run began" in changed.err
+        shutil.rmtree("teachers/x")
+        shutil.move(here / "kept", "teachers/x")
+        assert ask("train", "runs/x").code == 0
 
     def compare(
         self,
@@ -324,6 +340,21 @@ class TestCache:
         learn(photos, weights, "technique.name=head", CLEAN, watcher=watcher)
         assert sum(COMPUTING in sentence for sentence in watcher.said) == 1
         assert ask("cache", "--json").json["entries"]
+
+    def test_views_that_no_epoch_looks_at_are_not_computed(
+        self, here, photos, weights, empty_cache, monkeypatch
+    ) -> None:
+        def short(recipe, dataset, **_: object):
+            return recipe.with_values(training={"epochs": 3}), 1e6, {}
+
+        monkeypatch.setattr(settling, "settle_time", short)
+        first, second = Listening(), Listening()
+        given = ("transfer.views=8", "training.minutes=60", "technique.heads=5")
+        run = learn(photos, weights, *given, technique="head", epochs=10, watcher=first)
+        assert run.read("made_by.json")["reading"] == "cached"
+        assert sum("augmented view" in sentence for sentence in first.said) == 3
+        train(run.path, epochs="+2", watcher=second)
+        assert sum("augmented view" in sentence for sentence in second.said) == 2
 
 
 class TestProbe:

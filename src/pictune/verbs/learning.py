@@ -215,7 +215,8 @@ class _Student:
 
     def features(self, made: Cut, pictures: Loaders, recipe: Recipe) -> Loaders:
         """The pictures as features."""
-        keep, views = self.prepared.reading == "cached", transferring.views_of(recipe)
+        keep = self.prepared.reading == "cached"
+        views = min(transferring.views_of(recipe), sum(self.prepared.cycles))  # later ones are not looked at
         return transferring.as_features(made, pictures, self.place, views=views, keep=keep)
 
     def measure_statistics(self) -> None:
@@ -241,6 +242,7 @@ class _Student:
             self.watcher.say("This network's head is more than one linear layer, so no probe is made.")
             return recipe
         read = recipe if technique.head_only else probing.for_fine_tuning(recipe)
+        epochs = technique.probe_epochs or int(recipe.training.epochs)
         found = probing.probe(
             made,
             Loaders(self.lesson.train, self.lesson.val, self.lesson.seen),
@@ -250,8 +252,8 @@ class _Student:
             truths=self.lesson.truths,
             class_weights=self.lesson.class_weights,
             settings=probing.grid(read, open_, most=technique.heads),
-            epochs=technique.probe_epochs or int(recipe.training.epochs),
-            views=transferring.views_of(recipe) if technique.head_only else 0,
+            epochs=epochs,
+            views=min(transferring.views_of(recipe), epochs) if technique.head_only else 0,
         )
         journal.add("probe", rows=list(found.rows))
         self.watcher.say(found.sentence(recipe.training.select_by))

@@ -18,8 +18,10 @@ from pictune.data.sample import Dataset
 from pictune.errors import DataError
 from pictune.models.backbones import describe
 from pictune.models.freezing import NOTHING, reinitialise
+from pictune.models.hub import sha256_of
 from pictune.models.weights import Weights
 from pictune.recipes import DataSection, Recipe
+from pictune.run import Run
 from pictune.tasks.model import Specification, assemble, side_of
 from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
@@ -170,6 +172,12 @@ def splits_record(dataset: Dataset) -> dict[str, Any]:
     }
 
 
+def teacher_checksum(recipe: Recipe) -> str | None:
+    """SHA-256 of what vouches for the teacher's weights; None where the recipe names no teacher."""
+    teacher = recipe.transfer.teacher
+    return None if teacher is None else sha256_of(Run(Path(teacher)).model / "model.json")
+
+
 def made_by_record(
     path: Path, question: str, prepared: Prepared, reasons: Mapping[str, str], machine: Machine
 ) -> dict[str, Any]:
@@ -188,6 +196,7 @@ def made_by_record(
             "licence": weights.licence,
             "sentence": weights.sentence,
         },
+        "teacher": teacher_checksum(prepared.recipe),
         "chosen": dict(reasons),
         "cycles": list(prepared.cycles),
         "open": list(prepared.open_settings),

@@ -85,7 +85,9 @@ def splits_of(run: Run) -> dict[str, Any]:
 def origin_of(run: Run) -> dict[str, Any]:
     """A run's made_by.json."""
     return _record(
-        run, "made_by.json", ("data", "asked", "cycles", "open", "reading", "seconds", "threads", "weights")
+        run,
+        "made_by.json",
+        ("data", "asked", "cycles", "open", "reading", "seconds", "teacher", "threads", "weights"),
     )
 
 

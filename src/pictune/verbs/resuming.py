@@ -18,7 +18,15 @@ from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs import reading
 from pictune.verbs.learning import learn
-from pictune.verbs.preparing import Prepared, first_network, needs_weights, open_named, specify
+from pictune.verbs.lessons import teacher_of
+from pictune.verbs.preparing import (
+    Prepared,
+    first_network,
+    needs_weights,
+    open_named,
+    specify,
+    teacher_checksum,
+)
 from pictune.verbs.reading import Progress, findings_of, origin_of, splits_of
 from pictune.verbs.tables import TABLES
 
@@ -86,6 +94,12 @@ def go_on(
         if whole:
             weights = replace(weights, kind="none", path=None)
         _check_unchanged(weights)
+        teacher_of(stored, dataset, machine)  # it must be there, whatever else has changed
+        if teacher_checksum(stored) != made_by["teacher"]:
+            raise RunError(
+                f"the teacher {stored.transfer.teacher} has been trained anew since the run began",
+                instead="Train anew with --new, and so with the teacher as it is now.",
+            )
         network = first_network(stored, specification, weights)
         run.write("status.json", {"state": "running"})
         run.note_time("resumed")
