@@ -34,6 +34,7 @@ class StandInHub:
     resumes: bool = True
     silent: bool = False
     requests: list[str] = field(default_factory=list)
+    callers: list[str] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self.closing = threading.Event()
@@ -65,6 +66,7 @@ class StandInHub:
 
             def answer(self, *, with_body: bool) -> None:
                 hub.requests.append(f"{self.command} {self.path}")
+                hub.callers.append(self.headers.get("User-Agent", ""))
                 if hub.silent:
                     hub.closing.wait(LONGEST_WAIT)
                     return

@@ -18,15 +18,18 @@ import timm
 import torch
 from hub import StandInHub
 from huggingface_hub import constants
-from safetensors.torch import save, save_file
+from safetensors.torch import load, load_file, save, save_file
 
+import toys
 from pictune.errors import MachineError, WeightsError
 from pictune.models.backbones import build_network
 from pictune.models.cnn import OWN
 from pictune.models.licences import PERMISSIVE, check_licence
 from pictune.models.weights import Weights, differences, find_weights, read_tensors
+from pictune.run import Run
 
 REPOSITORY = "timm/test_resnet.r160_in1k"
+DOWNLOAD = f"GET /{REPOSITORY}/resolve/main/model.safetensors"
 NOWHERE = "http://127.0.0.1:9"  # the discard port: nobody listens
 
 
@@ -140,6 +143,40 @@ def test_the_address_of_the_hub_is_taken_from_the_environment(tmp_path, checkpoi
         )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(tmp_path)
+
+
+def test_a_whole_training_from_the_hub_then_from_its_cache(tmp_path, checkpoint):
+    """What a user does: `train --weights hub`; the hub is gone the second time."""
+    toys.shape_folders(tmp_path / "photos")
+
+    def trained(name: str, endpoint: str) -> tuple[str, Run]:
+        words = "train photos --model test_resnet --weights hub --technique head --image-size 32 --epochs 2"
+        command = [sys.executable, "-m", "pictune", *words.split(), "--name", name, "--new"]
+        environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(tmp_path / "hub")}
+        environment |= {"PICTUNE_CACHE": str(tmp_path / "cache")}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stderr, Run(tmp_path / "runs" / name)
+
+    with StandInHub({REPOSITORY: checkpoint}) as hub:
+        said, first = trained("first", hub.address)
+        assert [request for request in hub.requests if request.startswith("GET")] == [DOWNLOAD]
+        assert set(hub.requests) == {DOWNLOAD, DOWNLOAD.replace("GET", "HEAD")}, "and nothing else is asked"
+        assert not [told for told in hub.callers if "torch" in told or "agent" in told]
+    assert "downloaded" in said
+    told = first.read("made_by.json")["weights"]
+    assert (told["kind"], told["source"], told["licence"]) == ("hub", REPOSITORY, "apache-2.0")
+    assert told["sha256"] == hashlib.sha256(checkpoint).hexdigest()
+    shipped, published = load_file(first.model / "weights.safetensors"), load(checkpoint)
+    assert torch.equal(shipped["backbone.layer4.0.conv1.weight"], published["layer4.0.conv1.weight"])
+    said, second = trained("second", NOWHERE)
+    assert "cache" in said
+    assert first.read("splits.json") == second.read("splits.json")
+    assert (first.model / "weights.safetensors").read_bytes() == (
+        second.model / "weights.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(

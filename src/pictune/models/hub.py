@@ -35,6 +35,8 @@ class Hub:
     ) -> None:
         from huggingface_hub import constants
 
+        # Its client tells which programs are installed and asks what may be running it: nobody's business
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         self.repository = repository
         self.cache = Path(constants.HF_HUB_CACHE) if cache is None else cache
         self.timeout = timeout
