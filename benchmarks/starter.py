@@ -1,8 +1,11 @@
 """Starter weights against a random start: the same network, pictures, seeds and number of views.
 
-    python benchmarks/starter.py --folder signs/ [--images 5 20 0] [--seeds 5] [--epochs 60 60 20]
+    python benchmarks/starter.py --folder signs/ [--images 5 20 0] [--seeds 5] [--epochs 20 20 20]
+    python benchmarks/starter.py --camvid camvid/ --images 20 --epochs 20
+    python benchmarks/starter.py --digits --images 20 --epochs 20
 
-For each number of training images a class (0 is all of them) and each seed, that many are drawn for
+``--camvid`` cuts pieces out of road scenes and ``--digits`` draws the demo's digits, both as in
+`benchmarks/defaults.py`; these two were watched while the weights were made, so they flatter. For each number of training images a class (0 is all of them) and each seed, that many are drawn for
 training; the validation and test pictures are those of the whole split, which is made once. Both arms
 then run `pictune train` on them with the same number of epochs; what differs is ``--weights``, and what
 ``auto`` makes of that (the technique, which is ``full`` for both with ``--technique full``).
@@ -19,6 +22,7 @@ import csv
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,29 +31,45 @@ RESAMPLES = 2000
 ARMS = ("starter", "none")
 
 
-def write_table(path: Path, folder: Path, splits: dict, chosen: list[str]) -> Path:
+@dataclass(frozen=True)
+class Pictures:
+    """Labelled pictures and their split.
+
+    Args:
+        folder: Where they lie.
+        labels: By key.
+        splits: Keys by the name of the split.
+    """
+
+    folder: Path
+    labels: dict[str, str]
+    splits: dict[str, list[str]]
+
+
+def write_table(path: Path, pictures: Pictures, chosen: list[str]) -> Path:
     """A table of paths, labels and splits, beside links to the pictures."""
     path.mkdir(parents=True)
-    (path / "pictures").symlink_to(folder)
+    (path / "pictures").symlink_to(pictures.folder)
     rows = [("train", key) for key in chosen]
-    rows += [(name, key) for name in ("val", "test") for key in splits[name]]
+    rows += [(name, key) for name in ("val", "test") for key in pictures.splits[name]]
     with (path / "labels.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("path", "label", "split"))
-        writer.writerows((f"pictures/{key}", key.split("/")[0], name) for name, key in rows)
+        writer.writerows((f"pictures/{key}", pictures.labels[key], name) for name, key in rows)
     return path / "labels.csv"
 
 
-def drawn(keys: list[str], count: int, seed: int) -> list[str]:
-    """So many pictures of each class; all for 0."""
+def drawn(pictures: Pictures, count: int, seed: int) -> list[str]:
+    """So many training pictures of each class; all for 0."""
+    keys = pictures.splits["train"]
     if count == 0:
         return keys
     generator = np.random.default_rng([seed, count])
-    classes = sorted({key.split("/")[0] for key in keys})
+    classes = sorted({pictures.labels[key] for key in keys})
     return [
         str(key)
         for name in classes
-        for key in generator.choice([k for k in keys if k.split("/")[0] == name], count, replace=False)
+        for key in generator.choice([k for k in keys if pictures.labels[k] == name], count, replace=False)
     ]
 
 
@@ -82,11 +102,11 @@ def trained(table: Path, arm: str, epochs: int, seed: int, given, runs: Path) ->
     }
 
 
-def compare(count: int, epochs: int, folder: Path, splits: dict, given, place: Path) -> None:
+def compare(count: int, epochs: int, pictures: Pictures, given, place: Path) -> None:
     results: dict[str, list[dict]] = {arm: [] for arm in ARMS}
     for seed in range(given.first_seed, given.first_seed + given.seeds):
-        chosen = drawn(splits["train"], count, seed)
-        table = write_table(place / f"{count}-{seed}", folder, splits, chosen)
+        chosen = drawn(pictures, count, seed)
+        table = write_table(place / f"{count}-{epochs}-{seed}", pictures, chosen)
         for arm in ARMS:
             results[arm].append(trained(table, arm, epochs, seed, given, place / "runs"))
             last = results[arm][-1]
@@ -119,13 +139,30 @@ def compare(count: int, epochs: int, folder: Path, splits: dict, given, place: P
     )
 
 
+def source_of(given, place: Path) -> tuple[Path, list[str]]:
+    """Where the pictures lie, and how they are grouped."""
+    from defaults import scenes
+
+    from pictune.data.digits import draw_digits
+
+    if given.camvid:
+        scenes(given.camvid, place / "roads", most=330)
+        return place / "roads", ["data.group_by=re:/([^/]+_[0-9]+)-[^/]+$"]
+    if given.digits:
+        return draw_digits(place / "digits", images=1000, size=64), ["data.group_by=group"]
+    return given.folder.resolve(), []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--folder", type=Path)
+    source.add_argument("--camvid", type=Path)
+    source.add_argument("--digits", action="store_true")
     parser.add_argument("--images", type=int, nargs="+", default=[5, 20, 0])
-    parser.add_argument("--epochs", type=int, nargs="+", default=[60, 60, 20])
+    parser.add_argument("--epochs", type=int, nargs="+", default=[20, 20, 20])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--size", type=int, default=96)
@@ -136,11 +173,12 @@ def main() -> None:
 
     steady_threads()
     import pictune
+    from pictune.data.formats import read_dataset
 
-    folder = given.folder.resolve()
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(temporary)
         os.environ["PICTUNE_CACHE"] = str(place / "cache")
+        folder, grouped = source_of(given, place)
         split = pictune.train(
             folder,
             model="cnn",
@@ -148,11 +186,14 @@ def main() -> None:
             image_size=32,
             epochs=1,
             seed=0,
+            settings=grouped,
             runs=place / "runs",
             name="split",
         ).read("splits.json")
+        labels = {sample.key: sample.annotation.names[0] for sample in read_dataset(folder).samples}
+        pictures = Pictures(folder, labels, split["splits"])
         for count, epochs in zip(given.images, given.epochs, strict=True):
-            compare(count, epochs, folder, split["splits"], given, place)
+            compare(count, epochs, pictures, given, place)
 
 
 if __name__ == "__main__":
