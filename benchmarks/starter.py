@@ -5,7 +5,9 @@
     python benchmarks/starter.py --digits --images 20 --epochs 20
 
 ``--camvid`` cuts pieces out of road scenes and ``--digits`` draws the demo's digits, both as in
-`benchmarks/defaults.py`; these two were watched while the weights were made, so they flatter. For each number of training images a class (0 is all of them) and each seed, that many are drawn for
+`benchmarks/defaults.py`; these two were watched while the weights were made, so they flatter.
+
+For each number of training images a class (0 is all of them) and each seed, that many are drawn for
 training; the validation and test pictures are those of the whole split, which is made once. Both arms
 then run `pictune train` on them with the same number of epochs; what differs is ``--weights``, and what
 ``auto`` makes of that (the technique, which is ``full`` for both with ``--technique full``).
