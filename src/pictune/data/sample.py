@@ -1,4 +1,8 @@
-"""The nouns of data: `Sample`, its annotation, and `Dataset`."""
+"""The nouns of data: `Sample`, its annotation, and `Dataset`.
+
+Shapes: b boxes. A picture covers 0..width and 0..height pixels, upright; the centre of its first pixel is
+(0.5, 0.5).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pictune.data.finding import Finding
 
@@ -22,8 +30,88 @@ class Labels:
 
     names: tuple[str, ...]
 
+    def rows(self) -> list[Any]:
+        """All of it in plain values, to tell one annotation from another."""
+        return list(self.names)
 
-Annotation = Labels  # boxes and masks join this union with their tasks
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Boxes:
+    """The objects in one image, each with a class and a box.
+
+    Args:
+        labels: (b) the class of each box, by name.
+        corners: (b, 4) float64, left, top, right, bottom in pixels of the upright picture.
+        crowd: (b) whether a box stands for many objects, or one that nobody is expected to find: it is
+            not learnt, and neither a hit nor a miss. None is nowhere.
+        areas: (b) float64, pixels of each object where that is known better than by its box; None where
+            it is not.
+        outlines: (b) for each box the polygons or the run lengths that a COCO file draws it with, as they
+            stand there; None for a box without. Kept for `convert`, not learnt from.
+    """
+
+    labels: tuple[str, ...]
+    corners: NDArray[np.float64]
+    crowd: NDArray[np.bool_] | None = None
+    areas: NDArray[np.float64] | None = None
+    outlines: tuple[Any, ...] | None = None
+
+    def __post_init__(self) -> None:
+        assert self.corners.shape == (len(self.labels), 4), self.corners.shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes that occur, each once."""
+        return tuple(dict.fromkeys(self.labels))
+
+    def rows(self) -> list[Any]:
+        """All of it in plain values, to tell one annotation from another."""
+        crowd = None if self.crowd is None else self.crowd.tolist()
+        return [list(self.labels), self.corners.tolist(), crowd]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Legend:
+    """What the values in mask files mean.
+
+    Args:
+        names: Class names by value: a number from 0 to 255, or, ``coloured``, red * 65536 + green * 256
+            + blue.
+        ignored: Values of pixels that belong to no class: not learnt, not counted.
+        coloured: Whether the files show colours; otherwise grey values or places in a palette.
+    """
+
+    names: Mapping[int, str]
+    ignored: frozenset[int] = frozenset()
+    coloured: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """The class of every pixel of one image, in a file of its own.
+
+    Args:
+        path: The file; of the image's size.
+        legend: What its values mean.
+        names: The classes that occur; empty until the file was opened.
+        checksum: SHA-256 of the file's bytes, hexadecimal; empty until the file was opened.
+    """
+
+    path: Path
+    legend: Legend
+    names: tuple[str, ...] = ()
+    checksum: str = ""
+
+    def rows(self) -> list[Any]:
+        """All of it in plain values, to tell one annotation from another."""
+        meanings = sorted(self.legend.names.items())
+        return [self.checksum, meanings, sorted(self.legend.ignored), self.legend.coloured]
+
+
+Annotation = Labels | Boxes | Mask
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +146,7 @@ class Dataset:
     Args:
         root: The folder or table the user named.
         format: Which format read it, such as ``folders``.
-        task: The task its annotations ask for: ``classification``.
+        task: The task its annotations ask for: ``classification``, ``detection`` or ``segmentation``.
         classes: Class names in a fixed order; names are the contract, never indices.
         samples: In a fixed order (by key).
         multilabel: Whether an image may have several labels, or none.
@@ -105,7 +193,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """SHA-256 over keys, contents and labels: changes when the data do, and only then."""
         rows = [
-            [s.key, s.checksum, list(s.annotation.names) if s.annotation else None, s.group]
+            [s.key, s.checksum, s.annotation.rows() if s.annotation else None, s.group]
             for s in sorted(self.samples, key=lambda s: s.key)
         ]
         text = json.dumps([list(self.classes), self.multilabel, rows], ensure_ascii=True)

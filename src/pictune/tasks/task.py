@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pictune.data.sample import Annotation
-from pictune.tasks.table import ClassTable
-
-Table = ClassTable  # the tables of detection and segmentation join this union with their tasks
+from pictune.tasks.table import Table
 
 
 @dataclass(frozen=True, slots=True)
