@@ -22,6 +22,7 @@ from torch import nn
 
 from pictune.data.augmentation import PRESETS, build_augmentation
 from pictune.data.loading import Loader
+from pictune.data.truths import ClassTruths
 from pictune.models.losses import LOSSES
 from pictune.run import Journal
 from pictune.tasks.classification import Classification
@@ -100,11 +101,10 @@ def finetuned(
     network = first_network(classes, weights, seed=seed)
     loader = Loader(
         pictures=list(data.pixels),
-        targets=np.eye(classes, dtype=np.float32)[data.labels],
+        truths=ClassTruths(np.eye(classes, dtype=np.float32)[data.labels]),
         positions=learnt,
-        view=build_augmentation(PRESETS[preset], SIDE),
+        look=build_augmentation(PRESETS[preset], SIDE),
         batch_size=min(BATCH, len(learnt)),
-        size=SIDE,
         shuffled=True,
         seed=seed,
         workers=0,

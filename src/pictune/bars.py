@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+# The numbers of an epoch that are shown, as far as the task has them
+TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1", "map": "mAP", "map50": "mAP50"}
+
+
 class Bars:
     """Shows work as progress bars on stderr, and one line an epoch."""
 
@@ -34,9 +38,10 @@ class Bars:
     def epoch(self, facts: Mapping[str, Any]) -> None:
         """An epoch was judged."""
         star = "  best so far" if facts["best"] else ""
+        shown = [(title, facts[f"val_{name}"]) for name, title in TITLES.items() if f"val_{name}" in facts]
+        numbers = "  ".join(f"{title} {value:.4f}" for title, value in shown)
         self._progress.console.print(
-            f"epoch {facts['epoch']:>3}  loss {facts['train_loss']:.4f}  validation accuracy "
-            f"{facts['val_accuracy']:.4f}  macro F1 {facts['val_macro_f1']:.4f}{star}",
+            f"epoch {facts['epoch']:>3}  loss {facts['train_loss']:.4f}  validation {numbers}{star}",
             highlight=False,
         )
 

@@ -36,7 +36,9 @@ class Choice:
 class DataSection:
     """Which pictures are used, and how they are read."""
 
-    task: Annotated[str, Setting("what the model learns", choices=("auto", "classification"))] = "auto"
+    task: Annotated[
+        str, Setting("what the model learns", choices=("auto", "classification", "detection"))
+    ] = "auto"
     format: Annotated[str, Setting("how the data are laid out: auto, or a format by name")] = "auto"
     image_column: Annotated[str | None, Setting("table column with the picture's path")] = None
     label_column: Annotated[str | None, Setting("table column with the label or labels")] = None
@@ -75,11 +77,22 @@ class ModelSection:
     name: Annotated[str, Setting("auto, cnn, resnet9, or any timm backbone")] = "auto"
     weights: Annotated[str, Setting("auto | hub | starter | none | <file>.safetensors or .pth")] = "auto"
     image_size: Annotated[
-        int | Auto, Setting("side of the square the network sees, pixels", low=16, high=2048)
+        int | Auto, Setting("width of what the network sees, pixels; its side, if a square", low=16, high=2048)
+    ] = "auto"
+    height: Annotated[
+        int | Auto,
+        Setting("height of what the network sees where that is no square, pixels; 0 is a square", low=0),
+    ] = "auto"
+    head: Annotated[
+        str, Setting("what stands on the network's maps, for boxes", choices=("auto", "none", "fcos"))
     ] = "auto"
     fit: Annotated[
-        str, Setting("how a picture that is not square is fitted", choices=("crop", "squash", "pad"))
-    ] = "crop"
+        str,
+        Setting(
+            "how a picture of another shape than the network sees is fitted",
+            choices=("auto", "crop", "squash", "pad"),
+        ),
+    ] = "auto"
     dropout: Annotated[
         float, Setting("dropout before the last layer", low=0, high=0.9, search=Search(0, 0.5))
     ] = 0.0
@@ -179,7 +192,7 @@ class TrainingSection:
         str,
         Setting(
             "validation metric that chooses the best weights",
-            choices=("auto", "accuracy", "balanced_accuracy", "macro_f1", "log_loss"),
+            choices=("auto", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "map", "map50"),
         ),
     ] = "auto"
     preset: Annotated[

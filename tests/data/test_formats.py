@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from picture_folders import JPEG, files, snapshot
 
-from pictune.data.formats import FORMATS, read_dataset
+from pictune.data.formats import FORMATS, folders, read_dataset, tables
 from pictune.data.formats.assembly import check_class_names
 from pictune.data.sample import Labels
 from pictune.errors import DataError
@@ -83,9 +83,6 @@ REFUSED_FOLDERS = [
     ),
     ("two folders of one split", ["val/a/1.jpg", "valid/b/1.jpg"], "duplicate_split", ["val and valid"]),
     ("nothing that is known", ["notes.txt", "more/"], "not_recognised", ["1 folders", "1 other files"]),
-    ("Pascal VOC", ["Annotations/a.xml", "JPEGImages/a.jpg"], "format_not_read", ["Pascal VOC"]),
-    ("YOLO", ["images/train/a.jpg", "labels/train/a.txt"], "format_not_read", ["YOLO"]),
-    ("masks", ["images/a.jpg", "masks/a.png"], "format_not_read", ["masks"]),
 ]
 
 
@@ -102,13 +99,29 @@ def test_refused_folders(tmp_path, names, code, words):
     assert all(word in str(error) for word in words), str(error)
 
 
-def test_coco_is_named(tmp_path):
-    root = files(tmp_path / "root", "train/a.jpg")
-    (root / "annotations.json").write_text('{"info": {}, "images": [], "annotations": []}')
-    for path in (root, root / "annotations.json"):
+LABELME = '{"version": "5.0", "shapes": [], "imagePath": "a.jpg"}'
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "layout"),
+    [
+        ("a.json", LABELME, "LabelMe"),
+        (
+            "annotations/a.json",
+            '[{"image": "a.jpg", "annotations": [{"coordinates": {"x": 1}}]}]',
+            "CreateML",
+        ),
+        ("via.json", '{"a.jpg1": {"regions": [{"shape_attributes": {}}]}}', "VGG Image Annotator"),
+        ("annotations.xml", "<annotations><version>1.1</version></annotations>", "CVAT"),
+    ],
+)
+def test_layouts_that_are_not_read_are_named(tmp_path, file, text, layout):
+    root = files(tmp_path / "root", "images/a.jpg", file)
+    (root / file).write_text(text)
+    for path in (root, root / file):
         error = refusal(path)
         assert error.code == "format_not_read"
-        assert "COCO" in str(error)
+        assert layout in str(error)
 
 
 def test_all_mistakes_come_at_once(tmp_path):
@@ -668,7 +681,7 @@ JUDGED = [
     ("two separators", ["a.jpg", "b.jpg"], {"l.csv": "file,labels\na.jpg,x|y\nb.jpg,x;z\n"}, {},
      "ambiguous_separator", ("ambiguous_separator", ["Use one of them throughout."])),
     ("two formats", TWO, {"l.csv": BOTH}, {}, "ambiguous_format", ("ambiguous_format", ["- folders: ", "Give the table's own path"])),
-    ("Pascal VOC", ["Annotations/a.xml", "JPEGImages/a.jpg"], {}, {}, "format_not_read", ("format_not_read", ["give its own path"])),
+    ("LabelMe", ["a.jpg"], {"a.json": LABELME}, {}, "format_not_read", ("format_not_read", ["give its own path"])),
     ("an unknown format", TWO, {}, {"format": "folder"}, "unknown_format", ("unknown_format", ["did you mean folders?"])),
 ]  # fmt: skip
 
@@ -734,14 +747,16 @@ class TestContract:
         assert known.recognise(tmp_path) is None
         assert known.recognise(tmp_path / "absent") is None
 
-    def test_reads_in_order_and_writes_nothing(self, known, tmp_path):
-        root = files(tmp_path / "root", *TWO)
-        if known.name == "tables":
-            table(root, "file,label\ndogs/a.jpg,y\ncats/a.jpg,x\n")
-        before = snapshot(root)
-        assert known.recognise(root)
-        dataset = read_dataset(root, format=known.name)
-        assert [s.key for s in dataset.samples] == sorted(s.key for s in dataset.samples)
-        assert dataset.format == known.name
-        assert all(sample.path.is_file() for sample in dataset.samples)
-        assert snapshot(root) == before
+
+@pytest.mark.parametrize("known", [folders, tables], ids=lambda known: known.name)
+def test_reads_in_order_and_writes_nothing(known, tmp_path):
+    root = files(tmp_path / "root", *TWO)
+    if known.name == "tables":
+        table(root, "file,label\ndogs/a.jpg,y\ncats/a.jpg,x\n")
+    before = snapshot(root)
+    assert known.recognise(root)
+    dataset = read_dataset(root, format=known.name)
+    assert [s.key for s in dataset.samples] == sorted(s.key for s in dataset.samples)
+    assert dataset.format == known.name
+    assert all(sample.path.is_file() for sample in dataset.samples)
+    assert snapshot(root) == before

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from looks import Look
 from pictune.data.augmentation import MIXINGS
 from pictune.data.loading import Batch, Growing, Loader
+from pictune.data.truths import ClassTruths
 from pictune.verbs.settling import class_weights, draw_weights
 
 COUNT, SIDE = 20, 5
@@ -25,7 +27,7 @@ def jitter(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 def loader(**changes) -> Loader:
     pictures = [np.full((SIDE, SIDE, 3), number, np.uint8) for number in range(COUNT)]
-    whole = Loader(pictures, TARGETS, np.arange(COUNT), jitter, batch_size=6, size=SIDE, workers=0)
+    whole = Loader(pictures, ClassTruths(TARGETS), np.arange(COUNT), Look(jitter), batch_size=6, workers=0)
     return replace(whole, **changes)
 
 
@@ -133,7 +135,7 @@ def test_balanced_sampling_draws_every_class_alike():
 
 
 def _bare(whole: Loader) -> Loader:
-    return replace(whole, view=lambda pixels, _: pixels)
+    return replace(whole, look=Look())
 
 
 def test_balanced_weights_are_inverse_to_the_counts():
@@ -158,7 +160,7 @@ def test_an_error_of_a_view_reaches_the_caller_and_the_threads_end():
 
     before = threading.active_count()
     with pytest.raises(ValueError, match="picture 9"):
-        list(loader(view=fail, workers=3).batches())
+        list(loader(look=Look(fail), workers=3).batches())
     assert threading.active_count() == before
 
 
@@ -231,7 +233,7 @@ def grown(side: int, **changes) -> Loader:
     def view(pixels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         return jitter(np.full((side, side, 3), pixels[0, 0, 0], np.uint8), generator)
 
-    return loader(view=view, size=side, shuffled=True, **changes)
+    return loader(look=Look(view), shuffled=True, **changes)
 
 
 @pytest.mark.parametrize(

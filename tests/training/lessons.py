@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from looks import Look
 from pictune.data.loading import Loader
+from pictune.data.truths import ClassTruths
 from pictune.models.losses import LOSSES
 from pictune.run import Journal
-from pictune.tasks.answering import answer
+from pictune.tasks.answering import answers
 from pictune.tasks.classification import Classification
+from pictune.tasks.task import Placed
 from pictune.training.job import Fit
 from pictune.training.machine import Arithmetic, Machine
 from pictune.training.optimizers import OPTIMIZERS
@@ -81,15 +84,19 @@ def loader(**changes: Any) -> Loader:
     pixels[np.arange(TRAIN + VAL), :, :, labels] += 40
     whole = Loader(
         pictures=list(pixels),
-        targets=np.eye(len(CLASSES), dtype=np.float32)[labels],
+        truths=ClassTruths(np.eye(len(CLASSES), dtype=np.float32)[labels]),
         positions=np.arange(TRAIN),
-        view=noisy,
+        look=Look(noisy),
         batch_size=4,
-        size=SIDE,
         shuffled=True,
         workers=0,
     )
     return replace(whole, **changes)
+
+
+def anywhere(position: int) -> Placed:
+    """A picture's place, which a classifier does not ask for."""
+    return Placed(np.eye(3), SIDE, SIDE)
 
 
 def classifying(*class_weights: float) -> Classification:
@@ -120,12 +127,12 @@ def lesson(
         positions=np.arange(TRAIN, TRAIN + VAL),
         shuffled=False,
         weights=None,
-        view=lambda pixels, _: pixels,
+        look=Look(),
     )
-    truths = pictures.targets[TRAIN:] > 0
+    truths = np.stack([pictures.truths[i] for i in range(TRAIN, TRAIN + VAL)]) > 0
 
     def validate(judged: nn.Module) -> dict[str, float]:
-        scores = answer(judged, task, seen, device=torch.device("cpu"))
+        scores = np.stack(list(answers(judged, task, seen, anywhere, device=torch.device("cpu"))))
         surprise = -np.log(np.clip(scores[truths], 1e-12, 1)).mean()
         return {"accuracy": float((scores.argmax(1) == truths.argmax(1)).mean()), "log_loss": float(surprise)}
 

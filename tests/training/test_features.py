@@ -13,7 +13,9 @@ import torch
 from lessons import SIDE, TRAIN, VAL, lesson, loader
 from torch import nn
 
+from looks import Look
 from pictune.data.loading import Loader
+from pictune.data.truths import ClassTruths
 from pictune.errors import StoppedError
 from pictune.models.backbones import build_network
 from pictune.models.boundary import Cut, cut
@@ -121,7 +123,7 @@ def test_features_come_as_the_pictures_would_and_are_what_lies_below(tmp_path, l
 
 def test_maps_come_with_channels_last_in_memory_and_first_in_shape(tmp_path):
     _, made = toy_cut(*MAPS)
-    pictures = loader(view=lambda pixels, _: pixels)
+    pictures = loader(look=Look())
     entry = filled(entry_of(tmp_path, made), made, pictures)
     assert entry.shape == (SIDE, SIDE, 5)
     batch = next(FeatureLoader(pictures, [entry]).batches())
@@ -161,11 +163,10 @@ def real() -> tuple[Cut, Loader]:
     pixels = np.random.default_rng(0).integers(0, 256, (COUNT, LARGE, LARGE, 3), dtype=np.uint8)
     pictures = Loader(
         pictures=list(pixels),
-        targets=np.eye(3, dtype=np.float32)[np.arange(COUNT) % 3],
+        truths=ClassTruths(np.eye(3, dtype=np.float32)[np.arange(COUNT) % 3]),
         positions=np.arange(COUNT),
-        view=lambda pixels, _: pixels,
+        look=Look(),
         batch_size=8,
-        size=LARGE,
         workers=0,
     )
     return made, pictures
@@ -244,7 +245,7 @@ def test_normalisation_and_dropout_below_are_still_while_features_are_computed(t
     network, made = toy_cut(*MAPS)
     network.train()
     before = network.maps[1].running_mean.clone()
-    entry = filled(entry_of(tmp_path, made), made, loader(view=lambda pixels, _: pixels))
+    entry = filled(entry_of(tmp_path, made), made, loader(look=Look()))
     assert torch.equal(network.maps[1].running_mean, before)
     rows = np.array([3])
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Batches of augmented pictures in an order that only (seed, epoch) decides.
 
-Shapes: n pictures a batch, s the side of the square the network sees, k classes.
+Shapes: n pictures a batch, H and W the height and width of what the network sees, k classes.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pictune.data.augmentation import Lane, address
+from pictune.data.augmentation.steps import Matrix
+from pictune.data.truths import Truths
 
 Pixels = NDArray[np.uint8]
-View = Callable[[Pixels, np.random.Generator], Pixels]
 Mix = Callable[[Pixels, NDArray[np.float32], np.random.Generator], tuple[Pixels, NDArray[np.float32]]]
 
 AHEAD = 3  # batches prepared while one is trained on: enough to hide a slow picture, little memory
@@ -27,13 +28,13 @@ class Batch(NamedTuple):
     """What a step learns from.
 
     Args:
-        images: (n, s, s, 3) uint8, RGB; or (n, ...) float32, what a part of the network made of them.
-        targets: (n, k) float32; one-hot, multi-hot, or mixed.
+        images: (n, H, W, 3) uint8, RGB; or (n, ...) float32, what a part of the network made of them.
+        targets: (n, ...) what the network should answer, in the shape that its task gives it.
         positions: (n) int64, where the pictures stand in the dataset.
     """
 
     images: NDArray[Any]
-    targets: NDArray[np.float32]
+    targets: NDArray[Any]
     positions: NDArray[np.int64]
 
 
@@ -51,6 +52,24 @@ class Batches(Protocol):
         """The batches of an epoch, from number ``start`` on; the same for the same numbers, always."""
 
 
+class Look(Protocol):
+    """How a stored picture becomes what a network sees; an `Augmentation` is one."""
+
+    @property
+    def size(self) -> int:
+        """Width of what the network sees, pixels."""
+
+    @property
+    def height(self) -> int:
+        """Its height, pixels."""
+
+    def with_matrix(self, pixels: Pixels, rng: np.random.Generator) -> tuple[Pixels, Matrix]:
+        """A view (H, W, 3) of a picture, and the matrix from its points to those of the view."""
+
+    def matrix(self, width: int, height: int, rng: np.random.Generator) -> Matrix:
+        """The same matrix, from the same generator, without looking at the pixels."""
+
+
 @dataclass(frozen=True)
 class Loader:
     """Pictures of one split, batch by batch.
@@ -60,11 +79,10 @@ class Loader:
 
     Args:
         pictures: (N) stored pictures, uint8 (h, w, 3) each.
-        targets: (N, k) float32 targets of all stored pictures.
+        truths: What is true of each of them.
         positions: Which of them this loader yields.
-        view: Turns a stored picture into the (s, s, 3) the network sees.
+        look: Turns a stored picture into the (H, W, 3) that the network sees.
         batch_size: Pictures a batch.
-        size: s.
         shuffled: A new order every epoch, without the last incomplete batch; otherwise all, in order.
         weights: How often each position is drawn relative to the others (balanced sampling).
         mix: Mixes the pictures and targets of a batch (MixUp, CutMix).
@@ -75,11 +93,10 @@ class Loader:
     """
 
     pictures: Sequence[Pixels]
-    targets: NDArray[np.float32]
+    truths: Truths
     positions: NDArray[np.int64]
-    view: View
+    look: Look
     batch_size: int
-    size: int
     shuffled: bool = False
     weights: NDArray[np.float64] | None = None
     mix: Mix | None = None
@@ -124,21 +141,43 @@ class Loader:
                 for future in waiting:
                     future.cancel()
 
-    def _batch(self, epoch: int, number: int, positions: NDArray[np.int64]) -> Batch:
-        images = np.empty((len(positions), self.size, self.size, 3), np.uint8)
+    def targets_of(self, epoch: int, number: int, positions: NDArray[np.int64]) -> NDArray[Any]:
+        """The targets of batch ``number`` of an epoch, without its pictures and unmixed.
+
+        Args:
+            epoch: The epoch.
+            number: Of the batch.
+            positions: The batch's pictures, as `order` gives them.
+        """
+        if not self.truths.moves:
+            return self.truths.stacked([self.truths[int(position)] for position in positions])
+        targets = []
+        width, height = self.look.size, self.look.height
         for row, position in enumerate(positions):
-            # Balanced sampling may draw a picture twice: then its place in the order is its address.
-            place = int(position) if self.weights is None else number * self.batch_size + row
-            generator = (
-                address(0, epoch % self.views, int(position), lane=Lane.VIEW)
-                if self.views
-                else address(self.seed, epoch, place)
-            )
-            images[row] = self.view(self.pictures[int(position)], generator)
-        targets = self.targets[positions]
+            generator = self._generator(epoch, number, row, int(position))
+            tall, wide = self.pictures[int(position)].shape[:2]
+            matrix = self.look.matrix(wide, tall, generator)
+            targets.append(self.truths.moved(self.truths[int(position)], matrix, width, height))
+        return self.truths.stacked(targets)
+
+    def _generator(self, epoch: int, number: int, row: int, position: int) -> np.random.Generator:
+        if self.views:
+            return address(0, epoch % self.views, position, lane=Lane.VIEW)
+        # Balanced sampling may draw a picture twice: then its place in the order is its address.
+        return address(self.seed, epoch, position if self.weights is None else number * self.batch_size + row)
+
+    def _batch(self, epoch: int, number: int, positions: NDArray[np.int64]) -> Batch:
+        images, targets = [], []
+        for row, position in enumerate(positions.tolist()):
+            generator = self._generator(epoch, number, row, position)
+            image, matrix = self.look.with_matrix(self.pictures[position], generator)
+            images.append(image)
+            height, width = image.shape[:2]
+            targets.append(self.truths.moved(self.truths[position], matrix, width, height))
+        shown, wanted = np.stack(images), self.truths.stacked(targets)
         if self.mix is not None:
-            images, targets = self.mix(images, targets, address(self.seed, epoch, number, lane=Lane.BATCH))
-        return Batch(images, targets, positions)
+            shown, wanted = self.mix(shown, wanted, address(self.seed, epoch, number, lane=Lane.BATCH))
+        return Batch(shown, wanted, positions)
 
 
 @dataclass(frozen=True)

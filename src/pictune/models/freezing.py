@@ -47,6 +47,15 @@ class _Grouped(Protocol):
         """Rules that give each parameter the number of its group."""
 
 
+@runtime_checkable
+class _Enclosing(Protocol):
+    """A network whose layers below the head are those of another one, as a detector's are."""
+
+    @property
+    def within(self) -> tuple[str, nn.Module]:
+        """What stands before the other network's tensors' names, and the other network."""
+
+
 def layer_groups(network: nn.Module, *, fine: bool = False) -> tuple[LayerGroup, ...]:
     """A network's layer groups from the input to the head.
 
@@ -77,6 +86,9 @@ def head_tensors(network: nn.Module) -> frozenset[str]:
 
 def _grouped(network: nn.Module, *, fine: bool) -> list[list[str]]:
     """Parameter names by group, in the order of the layers."""
+    if isinstance(network, _Enclosing):
+        before, inner = network.within
+        return [[f"{before}{name}" for name in names] for names in _grouped(inner, fine=fine)]
     matcher = None
     if isinstance(network, _Grouped):
         try:

@@ -1,46 +1,75 @@
-"""A network's answers to many pictures, as one array."""
+"""A network's answers to many pictures, one after the other, on the pictures' own pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pictune.data.augmentation import View
 from pictune.data.loading import Batches
-from pictune.tasks.task import Task
+from pictune.tasks.task import Placed, Task
 
 
-def answer(
+@dataclass(frozen=True)
+class Placing:
+    """Where pictures lie on the canvas that the network sees.
+
+    Args:
+        pictures: Stored pictures, uint8 (h, w, 3) each.
+        sizes: Width and height of each picture itself, pixels; stored ones may be smaller.
+        view: How a stored picture becomes the canvas.
+    """
+
+    pictures: Sequence[NDArray[np.uint8]]
+    sizes: Sequence[tuple[int, int]]
+    view: View
+
+    def __call__(self, position: int) -> Placed:
+        """Where one picture lies."""
+        tall, wide = self.pictures[position].shape[:2]
+        width, height = self.sizes[position]
+        matrix = self.view.matrix(wide, tall) @ np.diag((wide / width, tall / height, 1.0))
+        return Placed(matrix, width, height)
+
+
+def answers(
     network: nn.Module,
     task: Task,
     loader: Batches,
+    placing: Callable[[int], Placed],
     *,
     device: torch.device,
     precision: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> NDArray[np.float64]:
-    """Confidences for every picture of a loader, in its order.
+) -> Iterator[NDArray[Any]]:
+    """What a network says of every picture of a loader, in its order.
 
     Args:
-        network: Put into evaluation mode, and back.
-        task: Turns outputs into confidences.
+        network: Put into evaluation mode, and back when the last answer was taken.
+        task: Reads the outputs.
         loader: Pictures, or features if the network takes those; not shuffled.
+        placing: Where a picture lies on the canvas, by its position.
         device: Where the network lies.
         precision: The context in which the forward pass runs.
 
-    Returns:
-        (n, k) float64.
+    Yields:
+        One array a picture, in the shape that the task gives it.
     """
     was_training = network.training
     network.eval()
-    rows = []
-    with torch.inference_mode():
+    try:
         for batch in loader.batches():
-            with precision():
+            with torch.inference_mode(), precision():
                 outputs = network(torch.from_numpy(batch.images).to(device, non_blocking=True))
-            rows.append(task.activate(outputs).double().cpu().numpy())
-    network.train(was_training)
-    return np.concatenate(rows) if rows else np.zeros((0, len(task.classes)))
+            with torch.inference_mode():
+                read = task.read(outputs)
+            for answer, position in zip(read, batch.positions.tolist(), strict=True):
+                yield task.restored(answer, placing(position))
+    finally:
+        network.train(was_training)

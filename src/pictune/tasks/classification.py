@@ -5,17 +5,19 @@ Shapes: n images, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pictune.data.sample import Annotation, Labels
+from pictune.data.sample import Annotation, Labels, Sample
+from pictune.data.truths import ClassTruths
 from pictune.models.losses import Loss
 from pictune.tasks.distillation import Teacher
-from pictune.tasks.table import ClassTable
+from pictune.tasks.table import ClassTable, Table
 from pictune.tasks.task import Prediction, Task, Tensors
 
 FLOOR = 1e-12  # a confidence below this counts as this in log-loss, so that one image can't make it infinite
@@ -52,6 +54,10 @@ class Classification(Task):
         self._class_weights = class_weights
         self._teacher = teacher
 
+    def truths(self, samples: Sequence[Sample], pictures: Sequence[NDArray[np.uint8]]) -> ClassTruths:
+        """One-hot, or multi-hot when multi-label."""
+        return ClassTruths(self.targets([sample.annotation for sample in samples]))
+
     def targets(self, annotations: Sequence[Annotation | None]) -> NDArray[np.float32]:
         """(n, k) one-hot, or multi-hot when multi-label; unlabelled rows are all zero."""
         column = {name: number for number, name in enumerate(self.classes)}
@@ -82,8 +88,13 @@ class Classification(Task):
         """Softmax, or one sigmoid a class when multi-label."""
         return outputs.float().sigmoid() if self.multilabel else outputs.float().softmax(dim=-1)
 
-    def predict(self, keys: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
+    def read(self, outputs: Any) -> list[NDArray[Any]]:
+        """(k) confidences a picture, float64."""
+        return list(self.activate(outputs).double().cpu().numpy())
+
+    def predict(self, keys: Sequence[str], answers: Iterable[NDArray[Any]]) -> list[Prediction]:
         """The likeliest class, or every class over the threshold when multi-label."""
+        scores = self._scores(answers)
         decided = self._decide(scores)
         return [
             Prediction(
@@ -93,6 +104,11 @@ class Classification(Task):
             )
             for key, row, chosen in zip(keys, scores, decided, strict=True)
         ]
+
+    def _scores(self, answers: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
+        """(n, k) confidences of all pictures."""
+        rows = list(answers)
+        return np.stack(rows).astype(np.float64) if rows else np.zeros((0, len(self.classes)))
 
     def _decide(self, scores: NDArray[np.float64]) -> NDArray[np.bool_]:
         if self.multilabel:
@@ -105,18 +121,19 @@ class Classification(Task):
     def score(
         self,
         keys: Sequence[str],
-        scores: NDArray[np.float64],
+        answers: Iterable[NDArray[Any]],
         truths: Sequence[Annotation | None],
         groups: NDArray[np.int64] | None,
     ) -> ClassTable:
         """One row an image."""
-        truth = self.targets(truths) > 0
+        truth, scores = self.targets(truths) > 0, self._scores(answers)
         return ClassTable(
             tuple(keys), self.classes, truth, scores, self._decide(scores), not self.multilabel, groups
         )
 
-    def quick(self, table: ClassTable) -> dict[str, float]:
+    def quick(self, table: Table) -> dict[str, float]:
         """Accuracy, balanced accuracy, macro F1 (over the classes that are there) and log-loss."""
+        assert isinstance(table, ClassTable), "a classifier's answers are a table of classes"
         truth, decided = table.truth, table.decided
         hits, support, answered = (truth & decided).sum(0), truth.sum(0), decided.sum(0)
         there = (support + answered) > 0

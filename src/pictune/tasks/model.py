@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,88 +22,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from pictune.data.augmentation import View
+from pictune.data.augmentation import Augmentation
 from pictune.data.loading import Loader
 from pictune.data.pixels import shrink
+from pictune.data.truths import ClassTruths
 from pictune.errors import RunError
 from pictune.files import write_json, write_tensors
-from pictune.models.backbones import build_network
-from pictune.models.preprocess import Preprocess
-from pictune.models.weights import Weights
-from pictune.tasks.answering import answer
-from pictune.tasks.classification import Classification
+from pictune.tasks.answering import Placing, answers
+from pictune.tasks.kinds import KINDS, Rates
+from pictune.tasks.specification import Specification
 from pictune.tasks.task import Prediction, Task
 
 FORMAT = 1  # of model.json; a newer one is refused with a clear word
-HEADROOM = 1.15  # stored pictures are this much larger than the network's, so that crops stay sharp
-
-
-@dataclass(frozen=True)
-class Specification:
-    """Everything about a model that is not a tensor.
-
-    Args:
-        task: ``classification``.
-        classes: Names in the order of the outputs.
-        network: A name that `build_network` knows.
-        image_size: Side of the square the network sees, pixels.
-        fit: How a picture that is not square is fitted: ``crop``, ``squash`` or ``pad``.
-        mean: Of each channel, 0 to 1.
-        std: Of each channel, 0 to 1.
-        multilabel: Any number of classes an image.
-        threshold: From this confidence on a multi-label class is answered.
-        origin: For people: which weights training started from.
-        licence: Of those weights; None when nobody says.
-        facts: The run's name, the data's fingerprint, the versions, the validation numbers.
-    """
-
-    task: str
-    classes: tuple[str, ...]
-    network: str
-    image_size: int
-    fit: str = "crop"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    multilabel: bool = False
-    threshold: float = 0.5
-    origin: str = ""
-    licence: str | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def side(self) -> int:
-        """Shorter side of a stored picture, pixels."""
-        return side_of(self.image_size)
-
-    @property
-    def view(self) -> View:
-        """How a stored picture becomes the square that the network sees."""
-        return View(self.image_size, fit=self.fit)  # type: ignore[arg-type]
-
-
-def side_of(image_size: int) -> int:
-    """Shorter side of the pictures stored for training at an image size, pixels."""
-    return round(image_size * HEADROOM)
-
-
-def assemble(
-    specification: Specification,
-    *,
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    weights: Weights | None = None,
-) -> nn.Module:
-    """The whole network: pixels (n, s, s, 3) uint8 in, one output a class out."""
-    backbone = build_network(
-        specification.network,
-        outputs=len(specification.classes),
-        image_size=specification.image_size,
-        dropout=dropout,
-        stochastic_depth=stochastic_depth,
-        weights=weights,
-    )
-    preprocess = Preprocess(mean=specification.mean, std=specification.std)
-    return nn.Sequential(OrderedDict(preprocess=preprocess, backbone=backbone))
 
 
 @dataclass(frozen=True)
@@ -124,22 +53,33 @@ class Model:
     @property
     def task(self) -> Task:
         """The task that reads the outputs."""
-        spec = self.specification
-        return Classification(spec.classes, multilabel=spec.multilabel, threshold=spec.threshold)
+        return KINDS[self.specification.task].task(self.specification)
 
-    def scores(self, stored: Sequence[NDArray[np.uint8]], *, batch_size: int = 64) -> NDArray[np.float64]:
-        """Confidences (n, k) for pictures as the pixel store holds them."""
+    def answers(
+        self,
+        stored: Sequence[NDArray[np.uint8]],
+        *,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        batch_size: int = 64,
+    ) -> Iterator[NDArray[Any]]:
+        """What it says of pictures as the pixel store holds them, in their order.
+
+        Args:
+            stored: uint8 (h, w, 3), shrunk for this model.
+            sizes: Width and height of the pictures before they were shrunk, pixels; answers lie on those.
+            batch_size: Pictures at a time.
+        """
         view = self.specification.view
-        count = len(stored)
+        found = sizes or [(picture.shape[1], picture.shape[0]) for picture in stored]
         loader = Loader(
             pictures=stored,
-            targets=np.zeros((count, len(self.specification.classes)), np.float32),
-            positions=np.arange(count),
-            view=lambda pixels, _: view(pixels),
+            truths=ClassTruths(np.zeros((len(stored), 1), np.float32)),
+            positions=np.arange(len(stored)),
+            look=Augmentation((), view),
             batch_size=batch_size,
-            size=self.specification.image_size,
         )
-        return answer(self.network, self.task, loader, device=self.device)
+        placing = Placing(stored, found, view)
+        return answers(self.network, self.task, loader, placing, device=self.device)
 
     def predict(
         self, pictures: Sequence[NDArray[np.uint8]], *, keys: Sequence[str] | None = None
@@ -151,8 +91,9 @@ class Model:
             keys: What to call them; their numbers when None.
         """
         stored = [shrink(picture, self.specification.side) for picture in pictures]
+        sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
         names = list(keys) if keys is not None else [str(number) for number in range(len(stored))]
-        return self.task.predict(names, self.scores(stored))
+        return self.task.predict(names, self.answers(stored, sizes=sizes))
 
     def save(self, folder: Path) -> None:
         """Writes weights.safetensors, then model.json that vouches for them."""
@@ -177,7 +118,7 @@ class Model:
             raise RunError(
                 f"{path.name} in {folder} is not the file that model.json vouches for: it was changed"
             )
-        network = assemble(specification)
+        network = KINDS[specification.task].network(specification, Rates(), None)
         try:
             network.load_state_dict(load_file(path), strict=True)
         except (RuntimeError, SafetensorError) as error:
@@ -202,7 +143,7 @@ def _read_specification(folder: Path) -> tuple[Specification, str]:
         )
     if content.pop("seal", None) != _seal(content):
         raise RunError(f"model.json in {folder} is not as it was written: it was changed")
-    if content.get("task") != Classification.name:
+    if content.get("task") not in KINDS:
         raise RunError(f"the model in {folder} has another task: {content.get('task')}")
     try:
         return pydantic.TypeAdapter(Specification).validate_python(content), str(content["sha256"])

@@ -1,20 +1,23 @@
 """`Task`: the questions that training and evaluation ask without knowing which task answers.
 
-Shapes: n images, s pixels a side, k classes.
+Shapes: n images, H and W the height and width of the canvas that a network sees, k classes.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pictune.data.sample import Annotation
+from pictune.data.augmentation.steps import Matrix
+from pictune.data.sample import Annotation, Sample
+from pictune.data.truths import Truths
 from pictune.tasks.table import Table
 
 
@@ -26,11 +29,13 @@ class Prediction:
         key: Which image.
         annotation: What the model answers.
         confidences: How sure it is of each class, by name, 0 to 1, highest first.
+        scores: How sure it is of each box; empty where there are none.
     """
 
     key: str
     annotation: Annotation
     confidences: Mapping[str, float]
+    scores: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +43,27 @@ class Tensors:
     """A batch on the device.
 
     Args:
-        images: (n, s, s, 3) uint8.
-        targets: (n, k) float32.
+        images: (n, H, W, 3) uint8.
+        targets: (n, ...) as the task's truths give them.
     """
 
     images: torch.Tensor
     targets: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a picture lies on the canvas that a network sees.
+
+    Args:
+        matrix: 3x3, from points of the picture to points of the canvas, in pixels.
+        width: Of the picture, pixels.
+        height: Of the picture, pixels.
+    """
+
+    matrix: Matrix
+    width: int
+    height: int
 
 
 class Task(ABC):
@@ -53,8 +73,13 @@ class Task(ABC):
     classes: tuple[str, ...]
 
     @abstractmethod
-    def targets(self, annotations: Sequence[Annotation | None]) -> NDArray[np.float32]:
-        """(n, k) what the network should answer for these annotations."""
+    def truths(self, samples: Sequence[Sample], pictures: Sequence[NDArray[np.uint8]]) -> Truths:
+        """What the network should answer for these pictures.
+
+        Args:
+            samples: With their annotations; None is no annotation.
+            pictures: The same pictures as they are stored, uint8 (h, w, 3).
+        """
 
     @abstractmethod
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
@@ -65,18 +90,22 @@ class Task(ABC):
         return float(len(batch.images))
 
     @abstractmethod
-    def activate(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Turns the network's outputs into confidences, float32 in 0..1."""
+    def read(self, outputs: Any) -> list[NDArray[Any]]:
+        """One answer a picture, on the canvas, from what the network gives."""
+
+    def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
+        """An answer on the picture's own pixels; the same where nothing lies on the picture."""
+        return answer
 
     @abstractmethod
-    def predict(self, keys: Sequence[str], scores: NDArray[np.float64]) -> list[Prediction]:
-        """Reads confidences as answers."""
+    def predict(self, keys: Sequence[str], answers: Iterable[NDArray[Any]]) -> list[Prediction]:
+        """Answers in words, one a picture."""
 
     @abstractmethod
     def score(
         self,
         keys: Sequence[str],
-        scores: NDArray[np.float64],
+        answers: Iterable[NDArray[Any]],
         truths: Sequence[Annotation | None],
         groups: NDArray[np.int64] | None,
     ) -> Table:

@@ -51,7 +51,8 @@ class FeatureLoader:
         entry, order = self.entries[epoch % len(self.entries)], self.source.order(epoch)
         for number in range(start, len(self)):
             rows = order[number * self.source.batch_size : (number + 1) * self.source.batch_size]
-            yield Batch(_shown(entry.read(rows).numpy()), self.source.targets[rows], rows)
+            targets = self.source.targets_of(epoch, number, rows)
+            yield Batch(_shown(entry.read(rows).numpy()), targets, rows)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pictune.training.job import Fit, Progress
 from pictune.training.machine import addressed_randomness, is_out_of_memory, place
 from pictune.training.optimizers import parameter_groups
 
-HIGHER_IS_BETTER = {"accuracy": True, "balanced_accuracy": True, "macro_f1": True, "log_loss": False}
+LOWER_IS_BETTER = frozenset({"log_loss"})
 MOST_HALVINGS = 3
 SAVING_SHARE = 0.05  # after an epoch a checkpoint is written unless that would take more of the time
 
@@ -78,7 +78,7 @@ def merit_of(quick: Mapping[str, float], select_by: str) -> tuple[float, float]:
 
     Few validation pictures make ties likely.
     """
-    sign = 1.0 if HIGHER_IS_BETTER[select_by] else -1.0
+    sign = -1.0 if select_by in LOWER_IS_BETTER else 1.0
     return sign * quick[select_by], -quick.get("log_loss", 0.0)
 
 

@@ -26,6 +26,7 @@ from pictune.verbs.reading import finding_rows
 
 THUMBNAIL = 112  # pixels a side in the report
 PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
+DRAWN = {"log_loss": "loss", "accuracy": "accuracy", "map": "map", "map50": "map50"}  # over the epochs
 SERIOUS = frozenset({"trained_on_these"})  # warnings that take the numbers' worth away
 ALWAYS_TOLD = frozenset(
     {"possible_group", "class_not_in_val"}
@@ -71,10 +72,12 @@ def judge(
         raise DataError(f"the {name} split has no labelled picture", code="nothing_to_evaluate")
     samples = [dataset.samples[i] for i in labelled]
     _check_classes(samples, model)
-    scores = model.scores([pictures[i] for i in labelled])
+    said = model.answers(
+        [pictures[i] for i in labelled], sizes=[(sample.width, sample.height) for sample in samples]
+    )
     table = model.task.score(
         [sample.key for sample in samples],
-        scores,
+        said,
         [sample.annotation for sample in samples],
         _groups([sample.group for sample in samples]),
     )
@@ -179,25 +182,24 @@ def curves(run: Run) -> dict[str, Any]:
     rows = Journal(run.journal).lines("epoch")
     if not rows:
         return {}
-    records = [
-        {
-            "epoch": row["epoch"],
-            "train_loss": row["train_log_loss"],
-            "val_loss": row["val_log_loss"],
-            "train_accuracy": row["train_accuracy"],
-            "val_accuracy": row["val_accuracy"],
-        }
-        for row in rows
-    ]
+    drawn = {
+        f"{split}_{shown}": [row[f"{split}_{name}"] for row in rows]
+        for name, shown in DRAWN.items()
+        for split in ("train", "val")
+        if f"{split}_{name}" in rows[0]
+    }
     best = max((row["epoch"] for row in rows if row["best"]), default=None)
-    series = {name: [record[name] for record in records] for name in list(records[0])[1:]}
-    return {
-        "epochs": [record["epoch"] for record in records],
-        **series,
+    found = {
+        "epochs": [row["epoch"] for row in rows],
+        **drawn,
         "learning_rate": [row["learning_rate"] for row in rows],
         "best_epoch": best,
-        "verdict": fit_verdict(records, unseen=len(run.read("splits.json").get("splits", {}).get("val", ()))),
     }
+    if "val_loss" in drawn:
+        records = [{"epoch": row["epoch"], **{k: v[i] for k, v in drawn.items()}} for i, row in enumerate(rows)]
+        unseen = len(run.read("splits.json").get("splits", {}).get("val", ()))
+        found["verdict"] = fit_verdict(records, unseen=unseen)
+    return found
 
 
 def versions() -> dict[str, str]:

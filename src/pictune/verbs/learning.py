@@ -21,8 +21,9 @@ from pictune.models.lora import merge_lora
 from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
 from pictune.run import Journal, Run
-from pictune.tasks.answering import answer
-from pictune.tasks.model import Model, Specification
+from pictune.tasks.answering import Placing, answers
+from pictune.tasks.model import Model
+from pictune.tasks.specification import Specification
 from pictune.training.fitting import fit
 from pictune.training.job import Fit, Progress, Watcher
 from pictune.training.machine import Machine, place
@@ -176,7 +177,7 @@ class _Student:
         apart = self.prepared.reading != "pixels"
         made = cut(self.network, image_size=int(recipe.model.image_size)) if apart else None
         assert made is not None or not apart, "a cut that held once holds again"
-        pictures = Loaders(growing(self.lesson.train, recipe), self.lesson.val, self.lesson.seen)
+        pictures = Loaders(growing(self.lesson.train, recipe, self.lesson.view), self.lesson.val, self.lesson.seen)
         loaders = self.features(made, pictures, recipe) if made else pictures
         job = self.job(recipe, made, loaders)
         progress = fit(job)
@@ -265,15 +266,23 @@ class _Student:
     def job(self, recipe: Recipe, made: Cut | None, loaders: Loaders) -> Fit:
         """What the loop is handed."""
         task, machine, precision = self.lesson.task, self.machine, self.prepared.arithmetic.precision
-        keys = [sample.key for sample in self.prepared.dataset.samples]
+        samples, store = self.prepared.dataset.samples, self.prepared.ingested.store
+        assert store is not None, "training stores its pictures"
+        keys = [sample.key for sample in samples]
+        placing = Placing(store, [(s.width, s.height) for s in samples], self.lesson.view)
 
         def quick(network: nn.Module, loader: Batches) -> dict[str, float]:
-            scores = answer(
-                network, task, loader, device=machine.device, precision=lambda: machine.autocast(precision)
+            said = answers(
+                network,
+                task,
+                loader,
+                placing,
+                device=machine.device,
+                precision=lambda: machine.autocast(precision),
             )
             rows = [int(i) for i in loader.positions]
             truths = [self.lesson.truths[i] for i in rows]
-            return task.quick(task.score([keys[i] for i in rows], scores, truths, None))
+            return task.quick(task.score([keys[i] for i in rows], said, truths, None))
 
         def validate(network: nn.Module) -> dict[str, float]:
             seen = {f"train_{k}": v for k, v in quick(network, loaders.seen).items()}
@@ -328,10 +337,10 @@ def _plan(prepared: Prepared) -> Plan:
 def _preview(run: Run, loader: Loader) -> None:
     """Saves what the network is going to see of a few pictures."""
     path = run.path / "augmentation.png"
-    if path.exists() or not isinstance(loader.view, Augmentation):
+    if path.exists() or not isinstance(loader.look, Augmentation):
         return
     rows = loader.positions[:: max(1, len(loader.positions) // 6)][:6]
-    grid = preview_grid([loader.pictures[int(i)] for i in rows], loader.view, views=6, seed=loader.seed)
+    grid = preview_grid([loader.pictures[int(i)] for i in rows], loader.look, views=6, seed=loader.seed)
     encoded = cv2.imencode(".png", grid[:, :, ::-1])[1].tobytes()
     replace_file(path, lambda temporary: _write(temporary, encoded))
 

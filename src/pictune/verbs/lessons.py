@@ -10,17 +10,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from pictune.data.augmentation import MIXINGS, PRESETS, Augmentation, build_augmentation
+from pictune.data.augmentation import (
+    DENSE_PRESETS,
+    MIXINGS,
+    PRESETS,
+    Augmentation,
+    View,
+    build_augmentation,
+)
 from pictune.data.loading import Batches, Growing, Loader
+from pictune.data.truths import Truths
 from pictune.data.sample import Annotation, Dataset
 from pictune.errors import RecipeError
-from pictune.models.losses import LOSSES
 from pictune.recipes import Recipe
 from pictune.run import Run
-from pictune.tasks.classification import Classification
 from pictune.tasks.distillation import Teacher
-from pictune.tasks.model import Model, Specification
+from pictune.tasks.kinds import KINDS, Teaching
+from pictune.tasks.model import Model
+from pictune.tasks.specification import Specification
+from pictune.tasks.task import Task
 from pictune.training.machine import Machine
 from pictune.verbs import settling
 
@@ -42,9 +52,10 @@ class Lesson:
         class_weights: [k] in the loss, or None.
         look: What identifies the clean view of a picture, for the cache.
         varied: What identifies an augmented view, beside its number.
+        view: How a stored picture is looked at when nothing is left to chance.
     """
 
-    task: Classification
+    task: Task
     train: Loader
     val: Loader
     seen: Loader
@@ -52,6 +63,7 @@ class Lesson:
     class_weights: torch.Tensor | None
     look: str
     varied: str
+    view: View
 
 
 def lesson_of(
@@ -68,25 +80,22 @@ def lesson_of(
         RunError: When there is no such teacher.
     """
     truths = tuple(sample.annotation for sample in dataset.samples)
-    plain = Classification(dataset.classes, multilabel=dataset.multilabel)
-    targets = plain.targets(truths)
     rows = np.array(dataset.splits["train"])
+    there = _classes_there(dataset)
     balanced = recipe.training.class_weights == "balanced"
-    weights = settling.class_weights(targets[rows]) if balanced else None
+    weights = settling.class_weights(there[rows]) if balanced else None
     class_weights = None if weights is None else torch.from_numpy(weights).to(machine.device)
-    task = Classification(
-        dataset.classes,
-        multilabel=dataset.multilabel,
-        loss=LOSSES[recipe.loss.name].make(**recipe.loss.settings),
-        class_weights=class_weights,
-        teacher=teacher_of(recipe, dataset, machine),
+    teaching = Teaching(
+        recipe.loss.name, recipe.loss.settings, class_weights, teacher_of(recipe, dataset, machine)
     )
-    train = _training_pictures(recipe, store, targets, rows, specification)
-    clean = specification.view
+    task = KINDS[dataset.task].taught(specification, teaching)
+    train = _training_pictures(
+        recipe, store, task.truths(dataset.samples, store), rows, there[rows], specification
+    )
     val = replace(
         train,
         positions=np.array(dataset.splits["val"]),
-        view=lambda pixels, _: clean(pixels),
+        look=Augmentation((), specification.view),
         shuffled=False,
         weights=None,
         mix=None,
@@ -95,7 +104,7 @@ def lesson_of(
     )
     # The training rows stand in the order of the classes, so evenly spread is stratified.
     spread = np.linspace(0, len(rows) - 1, min(len(rows), WATCHED)).round().astype(int)
-    look = json.dumps([specification.image_size, specification.fit])
+    look = json.dumps([*specification.canvas, specification.fit])
     return Lesson(
         task=task,
         train=train,
@@ -105,26 +114,27 @@ def lesson_of(
         class_weights=class_weights,
         look=look,
         varied=json.dumps([look, _steps(recipe)], sort_keys=True, default=str),
+        view=specification.view,
     )
 
 
 def _training_pictures(
     recipe: Recipe,
     store: Sequence[Any],
-    targets: np.ndarray[Any, np.dtype[np.float32]],
-    rows: np.ndarray[Any, np.dtype[np.int64]],
+    truths: Truths,
+    rows: NDArray[np.int64],
+    there: NDArray[np.float32],
     specification: Specification,
 ) -> Loader:
     settings, mixing = recipe.training, recipe.mixing
     return Loader(
         pictures=store,
-        targets=targets,
+        truths=truths,
         positions=rows,
-        view=augmentation_of(recipe, specification.image_size),
+        look=augmentation_of(recipe, specification.view),
         batch_size=min(int(settings.batch_size), len(rows)),
-        size=specification.image_size,
         shuffled=True,
-        weights=settling.draw_weights(targets[rows]) if settings.sampling == "balanced" else None,
+        weights=settling.draw_weights(there) if settings.sampling == "balanced" else None,
         mix=None if mixing.name == "none" else MIXINGS[mixing.name].make(**mixing.settings),
         seed=settings.seed,
         workers=settings.workers,
@@ -134,26 +144,39 @@ def _training_pictures(
 
 def _steps(recipe: Recipe) -> Sequence[Any]:
     section = recipe.augmentation
-    return section.steps if section.preset == "custom" else PRESETS[section.preset]
+    presets = PRESETS if recipe.model.head == "none" else DENSE_PRESETS
+    return section.steps if section.preset == "custom" else presets[section.preset]
 
 
-def augmentation_of(recipe: Recipe, size: int) -> Augmentation:
-    """How training pictures vary at an image size."""
-    return build_augmentation(_steps(recipe), size, fit=recipe.model.fit)  # type: ignore[arg-type]
+def augmentation_of(recipe: Recipe, view: View) -> Augmentation:
+    """How training pictures vary in a view."""
+    return build_augmentation(_steps(recipe), view.size, fit=view.fit, fill=view.fill, height=view.height)
 
 
-def growing(train: Loader, recipe: Recipe) -> Batches:
+def _classes_there(dataset: Dataset) -> NDArray[np.float32]:
+    """(N, k) 1 where a picture has a class, else 0."""
+    column = {name: number for number, name in enumerate(dataset.classes)}
+    there = np.zeros((len(dataset), len(dataset.classes)), np.float32)
+    for row, sample in enumerate(dataset.samples):
+        for name in sample.annotation.names if sample.annotation else ():
+            there[row, column[name]] = 1.0
+    return there
+
+
+def growing(train: Loader, recipe: Recipe, view: View) -> Batches:
     """Training pictures that begin small and grow, if the recipe says so (progressive resizing).
 
     Touvron et al. 2019, arXiv 1906.06423: crops make things look larger in training than they are later,
     so that a network trained small and finished at full size sees them right.
     """
-    first, last, epochs = recipe.training.first_size, train.size, int(recipe.training.epochs)
+    first, last, epochs = recipe.training.first_size, train.look.size, int(recipe.training.epochs)
     if first is None or first >= last:
         return train
     steps = max(min((last - first) // GROWTH, int(GROWN_BY * epochs)), 1)
     sizes = [round((first + (last - first) * step / steps) / GROWTH) * GROWTH for step in range(steps)]
-    loaders = [replace(train, size=size, view=augmentation_of(recipe, size)) for size in sizes]
+    whole = train.look.height / last
+    views = [replace(view, size=size, height=view.height and round(size * whole)) for size in sizes]
+    loaders = [replace(train, look=augmentation_of(recipe, small)) for small in views]
     starts = [round(GROWN_BY * epochs * step / steps) for step in range(steps + 1)]
     return Growing([*loaders, train], starts)
 

@@ -8,8 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pictune.data.decoding import decode
 from pictune.data.pixels import shrink
 from pictune.data.scanning import escape, scan
@@ -79,7 +77,7 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
     answers: list[Prediction] = []
     rest = iter(paths)
     while portion := list(islice(rest, AT_ONCE)):
-        stored, keys = [], []
+        stored, keys, sizes = [], [], []
         for path in portion:
             try:
                 picture = decode(path, limits=limits_of(data), value_range=data.value_range)
@@ -87,11 +85,10 @@ def predict(run: Run | Path | str, *pictures: Path | str) -> Predictions:
                 unreadable[escape(str(path))] = f"{error.message} [{error.code}]"
             else:
                 stored.append(shrink(picture.pixels, model.specification.side))
+                sizes.append((picture.pixels.shape[1], picture.pixels.shape[0]))
                 keys.append(escape(str(path)))
         if stored:
-            scores = model.scores(stored)
-            assert np.isfinite(scores).all(), "a trained network answers with numbers"
-            answers += model.task.predict(keys, scores)
+            answers += model.task.predict(keys, model.answers(stored, sizes=sizes))
     if not answers:
         raise DataError(
             "no picture could be read",

@@ -22,7 +22,8 @@ from pictune.models.hub import sha256_of
 from pictune.models.weights import Weights
 from pictune.recipes import DataSection, Recipe
 from pictune.run import Run
-from pictune.tasks.model import Specification, assemble, side_of
+from pictune.tasks.kinds import KINDS, Rates
+from pictune.tasks.specification import Specification, side_of
 from pictune.training.job import Watcher
 from pictune.training.machine import Arithmetic, Machine
 from pictune.verbs import reading, settling
@@ -59,7 +60,7 @@ def open_named(
     """Opens the pictures that were named; the image size must be chosen before they are stored."""
     gpu = machine.device.type == "cuda"
     recipe, reasons = settling.settle_size(recipe, _probed(named, recipe.data), gpu=gpu, scratch=scratch)
-    side = side_of(int(recipe.model.image_size))
+    side = side_of(min(canvas_of(recipe)))
     ingested = reading.open_pictures(
         named, recipe.data, side=side, threads=machine.threads, progress=progress
     )
@@ -71,6 +72,12 @@ def open_named(
         + (f"; left out: {listed}." if left_out else ".")
     )
     return recipe, ingested, reasons
+
+
+def canvas_of(recipe: Recipe) -> tuple[int, int]:
+    """Width and height of what the network sees, pixels, once they are settled."""
+    width = int(recipe.model.image_size)
+    return width, int(recipe.model.height) or width
 
 
 def _probed(dataset: Dataset, data: DataSection) -> Dataset:
@@ -87,14 +94,15 @@ def _probed(dataset: Dataset, data: DataSection) -> Dataset:
 
 
 def check_enough(dataset: Dataset) -> None:
-    """Refuses what no classifier can be learnt from."""
+    """Refuses what no model can be learnt from."""
+    kind = KINDS[dataset.task]
     if not dataset.classes:
         raise DataError(
             "no picture has a label",
             code="no_label",
-            instead="Classification needs labelled pictures; the column of labels is empty throughout.",
+            instead=f"{dataset.task.capitalize()} needs pictures with {kind.unit}; there are none throughout.",
         )
-    if len(dataset.classes) < 2 and not dataset.multilabel:
+    if len(dataset.classes) < kind.least_classes and not dataset.multilabel:
         raise DataError(
             f"there is only one class: {', '.join(dataset.classes) or 'none'}",
             code="one_class",
@@ -118,9 +126,11 @@ def specify(recipe: Recipe, dataset: Dataset, weights: Weights) -> Specification
         network=recipe.model.name,
         image_size=int(recipe.model.image_size),
         fit=recipe.model.fit,
+        head="" if recipe.model.head == "none" else recipe.model.head,
         mean=tuple(card.mean),
         std=tuple(card.std),
         multilabel=dataset.multilabel,
+        height=int(recipe.model.height),
         origin=weights.sentence,
         licence=weights.licence,
     )
@@ -136,12 +146,8 @@ def first_network(recipe: Recipe, specification: Specification, weights: Weights
     def made(weights: Weights | None) -> nn.Module:
         with torch.random.fork_rng():
             torch.manual_seed(recipe.training.seed)
-            return assemble(
-                specification,
-                dropout=recipe.model.dropout,
-                stochastic_depth=recipe.model.stochastic_depth,
-                weights=weights,
-            )
+            rates = Rates(recipe.model.dropout, recipe.model.stochastic_depth)
+            return KINDS[specification.task].network(specification, rates, weights)
 
     network = made(weights)
     if recipe.transfer.reinitialise:

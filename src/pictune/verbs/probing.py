@@ -197,7 +197,9 @@ def _judged(
     for batch in val.batches():
         with torch.no_grad():
             inside = _into_head(made, torch.from_numpy(batch.images).to(place.machine.device))
-            answers.append(task.activate(trained.outputs(inside)).double().cpu().numpy())
+            outputs = trained.outputs(inside)
+            rows = np.stack(task.read(outputs.flatten(0, 1)))
+            answers.append(rows.reshape(*outputs.shape[:2], -1))
     scores = np.concatenate(answers, axis=1)
     keys = [str(position) for position in val.positions]
     known = [truths[int(position)] for position in val.positions]

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from pictune.data.sample import Dataset
 from pictune.errors import RecipeError
 from pictune.models.freezing import EVERYTHING_BELOW, NOTHING
-from pictune.models.losses import choose_loss
 from pictune.models.weights import Weights
 from pictune.recipes import Choice, Recipe
+from pictune.tasks.kinds import KINDS
 from pictune.verbs.tables import TABLES
 
 SCRATCH = "resnet9"
@@ -24,6 +24,12 @@ PRETRAINED, GPU_PRETRAINED = "mobilenetv4_conv_small", "resnet50"  # where the h
 SIZES = (64, 96, 128)  # pixels; the network sees the largest that the pictures fill
 SCRATCH_SIZES = (64, 96)  # without the hub's weights, on a CPU: many epochs are needed, so they must be cheap
 GPU_SIZE = 224
+DENSE_SIZE, GPU_DENSE_SIZE = 320, 640  # longer side of the canvas where what is learnt lies on the picture
+DENSE_STEP = 32  # pixels: sides of such a canvas are multiples, so that all maps fit on one another
+ALIKE = 0.05  # pictures whose shapes differ by less than this get a canvas of their own shape
+DENSE_VIEWS = {"fast": 4_000, "good": 10_000, "best": 25_000}
+DENSE_EPOCHS = (10, 60)
+DENSE_BATCH = 8
 PUBLISHED = {"hub", "file"}  # weights that others have learnt from very many photographs
 PUBLISHED_RATE = 5e-4  # of AdamW, where layers with such weights move
 VIEWS = {"fast": 50_000, "good": 150_000, "best": 300_000}  # in training, when nothing is said about epochs
@@ -90,6 +96,17 @@ def settle_size(recipe: Recipe, dataset: Dataset, *, gpu: bool, scratch: bool) -
         gpu: Whether training runs on one.
         scratch: Whether the network has no weights of the hub to start from.
     """
+    kind = KINDS[dataset.task]
+    model: dict[str, object] = {}
+    if recipe.model.head == "auto":
+        model["head"] = kind.head
+    if recipe.model.fit == "auto":
+        model["fit"] = "pad" if kind.dense else "crop"
+    recipe = recipe.with_values(model=model)
+    if kind.dense:
+        return _settle_canvas(recipe, dataset, gpu=gpu)
+    if recipe.model.height == "auto":
+        recipe = recipe.with_values(model={"height": 0})
     if recipe.model.image_size != "auto":
         return recipe, {}
     sizes = (*SIZES, GPU_SIZE) if gpu else SCRATCH_SIZES if scratch else SIZES
@@ -99,6 +116,36 @@ def settle_size(recipe: Recipe, dataset: Dataset, *, gpu: bool, scratch: bool) -
         size = max([s for s in sizes if s <= 1.15 * side], default=sizes[0])
         reason = f"auto: half of the pictures have a shorter side of {side:.0f} pixels or more"
     return recipe.with_values(model={"image_size": size}), {"model.image_size": reason}
+
+
+def _settle_canvas(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Recipe, Reasons]:
+    """Width and height of what a dense network sees: of the pictures' shape where they have one."""
+    model, sized = recipe.model, [sample for sample in dataset.samples if sample.width]
+    shapes = np.array([sample.height / sample.width for sample in sized] or [1.0])
+    usual = float(np.median(shapes))
+    alike = float(np.mean(np.abs(shapes / usual - 1) < ALIKE)) > 0.9
+    shape = usual if alike else 1.0
+    longer = GPU_DENSE_SIZE if gpu else DENSE_SIZE
+    largest = float(np.median([max(s.width, s.height) for s in sized])) if sized else longer
+    longer = min(longer, _stepped(largest))
+    width = longer / max(shape, 1.0) if model.image_size == "auto" else float(model.image_size)
+    height = width * shape if model.height == "auto" else float(model.height or width)
+    settled = {"image_size": _stepped(width), "height": _stepped(height)}
+    told = "of the pictures' shape" if alike else "a square, as pictures have several shapes"
+    reasons = {f"model.{name}": f"auto: {told}" for name in settled if getattr(model, name) == "auto"}
+    given = {name: getattr(model, name) for name in settled if getattr(model, name) != "auto"}
+    off = [f"model.{name}={value}" for name, value in given.items() if int(value) % DENSE_STEP]
+    if off:
+        raise RecipeError(
+            f"{' and '.join(off)}: sides are multiples of {DENSE_STEP} pixels where objects are looked for",
+            instead=f"Take {', '.join(str(_stepped(float(value))) for value in given.values())}.",
+        )
+    return recipe.with_values(model=settled), reasons
+
+
+def _stepped(side: float) -> int:
+    """The nearest multiple of the step, at least one."""
+    return max(round(side / DENSE_STEP), 1) * DENSE_STEP
 
 
 def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) -> tuple[Recipe, Reasons]:
@@ -113,6 +160,9 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) 
     Raises:
         RecipeError: With every setting that does not fit what was chosen, or contradicts another.
     """
+    kind = KINDS[dataset.task]
+    if kind.dense:
+        _refuse_for_dense(recipe, dataset.task)
     train = dataset.split("train")
     counts = [n for n in train.count().values() if n]
     ratio = max(counts) / min(counts)
@@ -120,19 +170,29 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) 
     training: dict[str, object] = {}
     settings = recipe.training
     if settings.epochs == "auto":
-        views, most = VIEWS[settings.preset], MOST_EPOCHS
+        views, least, most = VIEWS[settings.preset], FEWEST_EPOCHS, MOST_EPOCHS
         if start != "none":
             views, most = VIEWS_FROM_WEIGHTS[settings.preset], MOST_FROM_WEIGHTS
-        training["epochs"] = int(np.clip(round(views / len(train)), FEWEST_EPOCHS, most))
+        if kind.dense:
+            views, (least, most) = DENSE_VIEWS[settings.preset], DENSE_EPOCHS
+        training["epochs"] = int(np.clip(round(views / len(train)), least, most))
         reasons["training.epochs"] = f"auto: about {views:,} views of {len(train):,} pictures"
     if settings.batch_size == "auto":
-        batch = GPU_BATCH if gpu else BATCH
+        batch = DENSE_BATCH if kind.dense else GPU_BATCH if gpu else BATCH
         while batch > 8 and len(train) < 16 * batch:
             batch //= 2
-        training["batch_size"], reasons["training.batch_size"] = batch, "auto: at least 16 steps an epoch"
+        why = f"auto: of {kind.unit}" if kind.dense else "auto: at least 16 steps an epoch"
+        training["batch_size"], reasons["training.batch_size"] = batch, why
     if settings.preset == "best" and settings.soup == 1:
         training["soup"], reasons["training.soup"] = BEST_SOUP, "preset best"
-    if settings.select_by == "auto":
+    if settings.select_by not in {"auto", *kind.selects}:
+        raise RecipeError(
+            f"training.select_by={settings.select_by} is no number of {dataset.task}",
+            instead=f"Choose one of {', '.join(kind.selects)}.",
+        )
+    if settings.select_by == "auto" and kind.dense:
+        training["select_by"], reasons["training.select_by"] = kind.selects[0], "auto"
+    elif settings.select_by == "auto":
         uneven = ratio >= UNEVEN or dataset.multilabel
         training["select_by"] = "macro_f1" if uneven else "accuracy"
         reasons["training.select_by"] = (
@@ -142,6 +202,27 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) 
     settled, more = _settle_parts(settled, dataset, start=start)
     settled, views_reason = _settle_views(settled)
     return settled, {**reasons, **more, **views_reason}
+
+
+def _refuse_for_dense(recipe: Recipe, task: str) -> None:
+    """What only makes sense, or is only there, where a picture has one answer.
+
+    Raises:
+        RecipeError: With everything of the kind.
+    """
+    wishes = {
+        "mixing.name": recipe.mixing.name not in {"auto", "none"},
+        "transfer.teacher": recipe.transfer.teacher is not None,
+        "training.class_weights": recipe.training.class_weights != "none",
+        "training.first_size": recipe.training.first_size is not None,
+    }
+    found = [name for name, wished in wishes.items() if wished]
+    if found:
+        raise RecipeError(
+            f"{task} does not know these settings yet",
+            causes=found,
+            instead="Leave them out.",
+        )
 
 
 def settle_time(
@@ -188,7 +269,7 @@ def settle_time(
     return settled, left, {"training.epochs": f"auto: {fitting} of {wanted} epochs fit into {told}"}
 
 
-def _technique(recipe: Recipe, *, pretrained: bool) -> tuple[str, str]:
+def _technique(recipe: Recipe, *, pretrained: bool, dense: bool) -> tuple[str, str]:
     """The technique's name, and why."""
     if recipe.technique.name != "auto":
         return recipe.technique.name, ""
@@ -196,6 +277,8 @@ def _technique(recipe: Recipe, *, pretrained: bool) -> tuple[str, str]:
         return "head", "auto: all but the head is frozen"
     if not pretrained:
         return "full", "auto: from scratch"
+    if dense:
+        return "full", "auto: a head of several layers has no probe"
     if recipe.training.preset == "fast":
         return "head", "auto: the quickest way from pretrained weights"
     return "lp_ft", "auto: from pretrained weights"
@@ -214,10 +297,11 @@ def _settle_views(recipe: Recipe) -> tuple[Recipe, Reasons]:
 
 
 def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Recipe, Reasons]:
-    technique, why = _technique(recipe, pretrained=start != "none")
+    kind = KINDS[dataset.task]
+    technique, why = _technique(recipe, pretrained=start != "none", dense=kind.dense)
     chosen = {
         "technique": technique,
-        "loss": choose_loss(recipe.loss.name, multilabel=dataset.multilabel),
+        "loss": kind.loss(recipe.loss.name, dataset.multilabel),
         "optimizer": recipe.optimizer.name if recipe.optimizer.name != "auto" else "adamw",
         "schedule": recipe.schedule.name if recipe.schedule.name != "auto" else "cosine",
         "mixing": recipe.mixing.name if recipe.mixing.name != "auto" else "none",
@@ -231,7 +315,8 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
     for section, name in chosen.items():
         wanted: Choice = getattr(recipe, section)
         given = {"learning_rate": PUBLISHED_RATE} if gentle and section == "optimizer" else {}
-        settings, found = TABLES[section][name].check({**given, **wanted.settings}, section)
+        table = kind.losses if section == "loss" else TABLES[section]
+        settings, found = table[name].check({**given, **wanted.settings}, section)
         mistakes += found
         parts[section] = Choice(name, settings)
         if wanted.name == "auto":

@@ -13,7 +13,7 @@ from torch import nn
 from pictune.models.backbones import describe
 from pictune.models.weights import Weights, find_weights
 from pictune.recipes import Recipe
-from pictune.tasks.model import Specification
+from pictune.tasks.specification import Specification
 from pictune.training.job import Watcher
 from pictune.training.machine import Machine
 from pictune.verbs import reading, settling
@@ -73,9 +73,8 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
     recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, start=weights.kind)
     specification = specify(recipe, dataset, weights)
     network = first_network(recipe, specification, weights)
-    trial = torch.zeros(
-        min(8, int(recipe.training.batch_size)), specification.image_size, specification.image_size, 3
-    )
+    width, height = specification.canvas
+    trial = torch.zeros(min(8, int(recipe.training.batch_size)), height, width, 3)
     arithmetic = machine.choose(
         network,
         trial.to(torch.uint8),

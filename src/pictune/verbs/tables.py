@@ -5,16 +5,20 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from pictune.data.augmentation import AUGMENTATIONS, MIXINGS
-from pictune.models.losses import LOSSES
 from pictune.recipes import Tables
+from pictune.settings import Parts
+from pictune.tasks.kinds import KINDS
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.schedules import SCHEDULES
 from pictune.training.techniques import TECHNIQUES
 
+# Which task there is to learn is known when the data have been read; until then every loss may be meant.
+EVERY_LOSS = {part.name: part.build for kind in KINDS.values() for part in kind.losses.values()}
+
 TABLES: Tables = MappingProxyType(
     {
         "technique": TECHNIQUES,
-        "loss": LOSSES,
+        "loss": Parts("loss", tuple(EVERY_LOSS.values())),
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
         "mixing": MIXINGS,

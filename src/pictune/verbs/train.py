@@ -35,7 +35,9 @@ class Silent:
 
     def epoch(self, facts: Mapping[str, Any]) -> None:
         """Logs the epoch's numbers."""
-        log.info("epoch %(epoch)d: loss %(train_loss).4f, accuracy %(val_accuracy).4f", facts)
+        name = next(name for name in facts if name.startswith("val_"))
+        said = f"{name.removeprefix('val_')} {facts[name]:.4f}"
+        log.info("epoch %d: loss %.4f, %s", facts["epoch"], facts["train_loss"], said)
 
     def say(self, sentence: str) -> None:
         """Logs the sentence."""

@@ -1,6 +1,6 @@
 """Mixing: each image of a batch with another one, and their targets with them.
 
-Legend: n images, size pixels a side, k classes.
+Legend: n images, k classes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pictune.settings import Parts, Search, Setting
 
-Images: TypeAlias = NDArray[Any]  # [n, size, size, 3], uint8, float32 or float64
+Images: TypeAlias = NDArray[Any]  # [n, height, width, 3], uint8, float32 or float64
 Targets: TypeAlias = NDArray[np.floating[Any]]  # [n, k], the share of each class
 Mixing: TypeAlias = Callable[[Images, Targets, np.random.Generator], tuple[Images, Targets]]
 

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from pictune.data.augmentation import colour, geometry, policies, texture
+from pictune.data.augmentation.moving import around
 from pictune.data.augmentation.steps import (
     Colour,
-    Extent,
+    Corners,
     Filter,
     Geometric,
     Matrix,
@@ -29,8 +30,10 @@ AUGMENTATIONS: Parts[Step] = Parts(
     "augmentation",
     (
         geometry.random_resized_crop,
+        geometry.iou_safe_crop,
         geometry.rotation,
         geometry.scale,
+        geometry.scale_jitter,
         geometry.translation,
         geometry.shear,
         geometry.perspective,
@@ -66,7 +69,7 @@ class Augmentation:
 
     Args:
         steps: What may happen to an image.
-        view: How pictures become squares.
+        view: How pictures are fitted to the canvas.
     """
 
     steps: tuple[Step, ...]
@@ -74,8 +77,13 @@ class Augmentation:
 
     @property
     def size(self) -> int:
-        """Side of the square in pixels."""
-        return self.view.size
+        """Width of the canvas in pixels."""
+        return self.view.canvas[0]
+
+    @property
+    def height(self) -> int:
+        """Height of the canvas in pixels."""
+        return self.view.canvas[1]
 
     def __call__(self, pixels: Pixels, rng: np.random.Generator) -> Pixels:
         """One augmented view of a picture.
@@ -85,20 +93,39 @@ class Augmentation:
             rng: The image's own generator, as `address` gives it.
 
         Returns:
-            ``uint8 [size, size, 3]``.
+            ``uint8 [height, width, 3]`` of the canvas's size.
         """
         return self.with_matrix(pixels, rng)[0]
 
-    def with_matrix(self, pixels: Pixels, rng: np.random.Generator) -> tuple[Pixels, Matrix]:
+    def with_matrix(
+        self, pixels: Pixels, rng: np.random.Generator, *, boxes: Corners | None = None
+    ) -> tuple[Pixels, Matrix]:
         """One augmented view, and the matrix from points of the picture to points of the view.
 
-        What lies on the picture moves by the same matrix: see `warp_points`.
+        What lies on the picture moves by the same matrix: see `warp_points`, `move_boxes`, `move_mask`.
+
+        Args:
+            pixels: ``uint8 [height, width, 3]``; not changed.
+            rng: The image's own generator.
+            boxes: ``[b, 4]`` on the picture in pixels, for the steps that mind them; None when unknown.
         """
         height, width = pixels.shape[:2]
         chosen = self._chosen(rng)
-        moves = _composed(chosen, self.view.extent(width, height), rng)
-        matrix = self.view.matrix(width, height, moves)
+        matrix = self._moved(chosen, width, height, rng, boxes)
         return _appearing(self.view.render(pixels, matrix), chosen, rng), matrix
+
+    def matrix(
+        self, width: int, height: int, rng: np.random.Generator, *, boxes: Corners | None = None
+    ) -> Matrix:
+        """The matrix that `with_matrix` gives for the same generator, without looking at pixels.
+
+        Args:
+            width: Of the picture in pixels.
+            height: Of the picture in pixels.
+            rng: The image's own generator, in the state in which `with_matrix` gets it.
+            boxes: As in `with_matrix`.
+        """
+        return self._moved(self._chosen(rng), width, height, rng, boxes)
 
     def _chosen(self, rng: np.random.Generator) -> list[SingleStep]:
         """The steps this image gets."""
@@ -112,15 +139,34 @@ class Augmentation:
                 chosen.append(step)
         return chosen
 
-
-def _composed(steps: Sequence[SingleStep], extent: Extent, rng: np.random.Generator) -> Matrix | None:
-    """All geometric steps as one matrix; None when there are none."""
-    product: Matrix | None = None
-    for step in steps:
-        if isinstance(step, Geometric):
-            drawn = step.draw(rng, extent)
+    def _moved(
+        self,
+        steps: Sequence[SingleStep],
+        width: int,
+        height: int,
+        rng: np.random.Generator,
+        boxes: Corners | None,
+    ) -> Matrix:
+        """All geometric steps as one matrix, from points of the picture to points of the canvas."""
+        extent = self.view.extent(width, height)
+        product: Matrix | None = None
+        for step in steps:
+            if not isinstance(step, Geometric):
+                continue
+            if step.guard is None or boxes is None:
+                drawn = step.draw(rng, extent)
+            else:
+                drawn = step.guard(rng, extent, self._in_view(boxes, width, height, product))
+            drawn = self.view.fitted(drawn) if step.rigid else drawn
             product = drawn if product is None else drawn @ product
-    return product
+        return self.view.matrix(width, height, product)
+
+    def _in_view(self, boxes: Corners, width: int, height: int, step: Matrix | None) -> Corners:
+        """[b, 4] boxes on the picture in coordinates of the view, after what was done so far."""
+        across, down = self.view.extent(width, height)
+        scale, start = np.array((2 * across / width, 2 * down / height)), np.array((across, down))
+        corners = boxes * np.tile(scale, 2) - np.tile(start, 2)
+        return corners if step is None else around(corners, step)
 
 
 def _appearing(pixels: Pixels, steps: Sequence[SingleStep], rng: np.random.Generator) -> Pixels:
@@ -153,16 +199,18 @@ def build_augmentation(
     crop: float = 1.0,
     fill: Fill = "reflect",
     interpolation: Interpolation = "linear",
+    height: int | None = None,
 ) -> Augmentation:
     """An augmentation from a recipe's entries.
 
     Args:
         steps: Such as ``{"name": "rotation", "degrees": 15, "probability": 0.5}``, in order.
-        size: Side of the square in pixels.
-        fit: How pictures become squares: ``crop``, ``squash`` or ``pad``; as in `clean_view`.
-        crop: Which share of the fitted square is kept when nothing else decides.
+        size: Width of the canvas in pixels.
+        fit: How pictures are fitted to the canvas: ``crop``, ``squash`` or ``pad``; as in `clean_view`.
+        crop: Which share of the fitted canvas is kept when nothing else decides.
         fill: What stands where a moved picture doesn't reach: ``reflect`` or one colour.
         interpolation: How pixels are read between pixels.
+        height: Of the canvas in pixels; None for a square.
 
     Raises:
         RecipeError: With every mistake of every step.
@@ -183,4 +231,5 @@ def build_augmentation(
             causes=mistakes,
             instead=f"The steps are {', '.join(AUGMENTATIONS)}.",
         )
-    return Augmentation(tuple(made), View(size, fit=fit, crop=crop, fill=fill, interpolation=interpolation))
+    view = View(size, fit=fit, crop=crop, fill=fill, interpolation=interpolation, height=height)
+    return Augmentation(tuple(made), view)

@@ -50,11 +50,11 @@ def operations(reach: Reach) -> tuple[Operation, ...]:
     effects = (colour.brighten, colour.saturate, colour.spread)
     return (
         lambda s: geometry.always(geometry.zoom(1)),
-        lambda s: geometry.always(geometry.slant(s * reach.shear, 0)),
-        lambda s: geometry.always(geometry.slant(0, s * reach.shear)),
+        lambda s: geometry.always(geometry.slant(s * reach.shear, 0), rigid=True),
+        lambda s: geometry.always(geometry.slant(0, s * reach.shear), rigid=True),
         lambda s: geometry.always(geometry.shift(2 * s * reach.shift, 0)),
         lambda s: geometry.always(geometry.shift(0, 2 * s * reach.shift)),
-        lambda s: geometry.always(geometry.turn(s * reach.degrees)),
+        lambda s: geometry.always(geometry.turn(s * reach.degrees), rigid=True),
         *(partial(_recoloured, effect=effect, reach=reach.factor) for effect in effects),
         lambda s: texture.sharpness_step(low=1 + s * reach.factor, high=1 + s * reach.factor),
         lambda s: texture.posterize(bits=8 - round(abs(s) * reach.bits), probability=1),

@@ -59,3 +59,32 @@ _HEAVY: tuple[Entry, ...] = (
 PRESETS: Mapping[str, Sequence[Entry]] = MappingProxyType(
     {"none": (), "light": _LIGHT, "medium": _MEDIUM, "heavy": _HEAVY}
 )
+
+
+def _dense(*, zoom: float, shift: float, degrees: float, light: float, mirrored: bool) -> tuple[Entry, ...]:
+    """For what lies on pictures: the picture keeps its shape, and objects come in several sizes."""
+    moves: list[Entry] = [
+        {"name": "scale", "factor": [1 / zoom, zoom]},
+        {"name": "translation", "fraction": shift},
+    ]
+    if mirrored:
+        moves.append({"name": "horizontal_flip", "probability": 0.5})
+    if degrees:
+        moves.append({"name": "rotation", "degrees": degrees, "probability": 0.3})
+    return (
+        *moves,
+        {"name": "brightness", "strength": light},
+        {"name": "contrast", "strength": light},
+        {"name": "saturation", "strength": light},
+    )
+
+
+#: The presets of tasks whose annotations lie on the picture; the names mean what they mean above.
+DENSE_PRESETS: Mapping[str, tuple[Entry, ...]] = MappingProxyType(
+    {
+        "none": (),
+        "light": _dense(zoom=1.15, shift=0.05, degrees=0, light=0.1, mirrored=False),
+        "medium": _dense(zoom=1.5, shift=0.1, degrees=0, light=0.2, mirrored=True),
+        "heavy": _dense(zoom=2.0, shift=0.2, degrees=10, light=0.3, mirrored=True),
+    }
+)

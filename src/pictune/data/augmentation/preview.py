@@ -29,13 +29,13 @@ def preview_grid(
     Returns:
         ``uint8 [height, width, 3]`` on white, with no gap at the outer edges.
     """
-    size = augmentation.size
-    lefts = [0, *(size + _MARGIN + view * (size + _GAP) for view in range(views))]
-    tops = [row * (size + _GAP) for row in range(len(pictures))]
-    sheet = np.full((tops[-1] + size, lefts[-1] + size, 3), _PAPER, np.uint8)
+    width, height = augmentation.view.canvas
+    lefts = [0, *(width + _MARGIN + view * (width + _GAP) for view in range(views))]
+    tops = [row * (height + _GAP) for row in range(len(pictures))]
+    sheet = np.full((tops[-1] + height, lefts[-1] + width, 3), _PAPER, np.uint8)
     for row, (top, picture) in enumerate(zip(tops, pictures, strict=True)):
-        sheet[top : top + size, :size] = augmentation.view(picture)
+        sheet[top : top + height, :width] = augmentation.view(picture)
         for view, left in enumerate(lefts[1:]):
             rng = address(seed, view, row)
-            sheet[top : top + size, left : left + size] = augmentation(picture, rng)
+            sheet[top : top + height, left : left + width] = augmentation(picture, rng)
     return sheet

@@ -9,8 +9,10 @@ A step is data: a probability and a plain function. Nothing is sampled but from 
 handed in, so an image's randomness is decided by whoever calls. Keeping matrices as matrices is what
 makes it quick: all geometric steps of an image become one warp, neighbouring colour steps one product.
 
-Coordinates of the view: the square that the network will see is -1..1 in x (to the right) and in y
-(downwards), whatever its size in pixels; the picture may reach beyond it.
+Coordinates of the view: the canvas that the network will see is -1..1 in x (to the right) and in y
+(downwards), whatever its width and height in pixels; the picture may reach beyond it. On a canvas that is
+not a square one unit is not as long across as it is down. Scaling, shifts and flips don't mind; what turns
+or slants does, and says so by ``rigid``.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ Pixels: TypeAlias = NDArray[np.uint8]  # [height, width, 3], RGB
 Matrix: TypeAlias = NDArray[np.float64]  # 3x3 for points, 4x4 for colours (red, green, blue in 0..255, and 1)
 Extent: TypeAlias = tuple[float, float]  # half the picture's width and height, in units of the view
 Range: TypeAlias = tuple[float, float]  # smallest and largest
+Corners: TypeAlias = NDArray[np.float64]  # [b, 4], left, top, right, bottom of b boxes
 
 Probability = Annotated[
     float, Setting("share of the images that get this step", low=0, high=1, search=Search(0.0, 1.0))
@@ -42,10 +45,16 @@ class Geometric:
     Args:
         probability: Share of the images that get it.
         draw: From a generator and the picture's extent, a 3x3 matrix from old points to new ones.
+        rigid: Whether the matrix is meant for units that are as long across as down, so that on a canvas
+            that is not a square it must be fitted (`View.fitted`) before it is used.
+        guard: The same as ``draw`` where the boxes on the picture are known, in coordinates of the view;
+            None for a step that doesn't look at them.
     """
 
     probability: float
     draw: Callable[[np.random.Generator, Extent], Matrix]
+    rigid: bool = False
+    guard: Callable[[np.random.Generator, Extent, Corners], Matrix] | None = None
 
 
 @dataclass(frozen=True, slots=True)

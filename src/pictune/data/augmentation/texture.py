@@ -24,7 +24,7 @@ from pictune.settings import Search, Setting
 def blur(
     *,
     sigma: Annotated[
-        Range, Setting("smallest and largest standard deviation, in pixels of the square", above=0, high=20)
+        Range, Setting("smallest and largest standard deviation, in pixels of the view", above=0, high=20)
     ] = (0.3, 1.5),
     probability: Probability = 0.2,
 ) -> Filter:

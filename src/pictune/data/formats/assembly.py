@@ -40,6 +40,9 @@ class ReadOptions:
         follow_outside: Whether links may leave the dataset's folder.
         judging: Whether a model is judged on the dataset, and none is trained. The columns are then wishes
             that came with the model: where they are absent, they count as not named.
+        image_folder: Where the images are that an annotation file names.
+        classes: Class names in the order of their ids, for masks and YOLO files without a list of classes.
+        ignore: The ids of mask pixels that belong to no class.
     """
 
     image_column: str | None = None
@@ -49,6 +52,9 @@ class ReadOptions:
     label_separator: str | None = None
     follow_outside: bool = False
     judging: bool = False
+    image_folder: Path | None = None
+    classes: tuple[str, ...] | None = None
+    ignore: tuple[int, ...] = ()
 
     def about_tables(self) -> dict[str, str]:
         """The options that only a table can use and that were given, by what they are called there."""
@@ -60,6 +66,21 @@ class ReadOptions:
             "data.label_separator": self.label_separator,
         }
         return {flag: value for flag, value in values.items() if value is not None}
+
+    def unused_by(self, format_name: str) -> list[str]:
+        """The options that were given and that a format does not use, by what they are called."""
+        columns = {"tables"} if self.label_separator is not None else {"tables", "box_table"}
+        unused = [] if format_name in columns else list(self.about_tables())
+        if format_name == "box_table" and self.label_separator is not None:
+            unused = ["data.label_separator"]
+        given = {
+            "data.image_folder": (self.image_folder is not None, ("coco", "voc", "box_table")),
+            "data.classes": (self.classes is not None, ("masks", "yolo")),
+            "data.ignore": (bool(self.ignore), ("masks",)),
+        }
+        return unused + [
+            flag for flag, (is_given, users) in given.items() if is_given and format_name not in users
+        ]
 
 
 class Format(Protocol):
@@ -144,7 +165,7 @@ def _complaint(raw: str) -> str | None:
         return "holds a line break or another control character"
     if name in (".", "..") or "/" in name:
         return "looks like a path; leave out slashes and dots"
-    if len(name.encode(errors="surrogateescape")) > 255:
+    if len(name.encode(errors="surrogatepass")) > 255:
         return "is longer than 255 bytes"
     return None
 
@@ -169,6 +190,8 @@ def finish(
     multilabel: bool,
     findings: Sequence[Finding],
     judging: bool = False,
+    task: str = "classification",
+    keep_order: bool = False,
 ) -> Dataset:
     """Sorts, checks what every format must have, and makes the Dataset.
 
@@ -181,6 +204,9 @@ def finish(
         findings: Everything noticed so far; those that reject are raised.
         judging: Whether nothing is trained on it; classes without images, and a single class, are then
             reported.
+        task: What the annotations ask for. Only a classifier needs two classes; for the others, classes that
+            were meant to have no image, but stand in a list, are left out of the dataset.
+        keep_order: Whether the classes stay in the order given; otherwise they are sorted.
 
     Raises:
         DataError: ``empty``, ``empty_class``, ``one_class`` or whatever the findings reject.
@@ -194,26 +220,42 @@ def finish(
         message = f"There is no image with a label that could be used{why}."
         noticed.append(Finding("empty", Outcome.REJECT, "", message))
     else:
+        dense = task != "classification"
+        unused = [name for name, count in classes.items() if dense and not count]
+        classes = {name: count for name, count in classes.items() if name not in unused}
+        noticed += _unused(unused)
         noticed += [
             Finding("empty_class", Outcome.REJECT, name, f"The class {name!r} has no image that can be used.")
             for name in classes
             if not counts[name]
         ]
-        if len(classes) == 1 and not multilabel:
+        if len(classes) == 1 and not multilabel and not dense:
             message = f"There is only one class, {next(iter(classes))!r}; a classifier needs at least two."
             noticed.append(Finding("one_class", Outcome.REJECT, "", message))
     if judging:
-        noticed = _for_judging(noticed, [name for name in classes if counts[name]], multilabel=multilabel)
+        exclusive = task == "classification" and not multilabel
+        noticed = _for_judging(noticed, [name for name in classes if counts[name]], multilabel=not exclusive)
     refuse(path, noticed)
     return Dataset(
         root=path,
         format=format_name,
-        task="classification",
-        classes=tuple(sorted(classes)),
+        task=task,
+        classes=tuple(classes) if keep_order else tuple(sorted(classes)),
         samples=tuple(samples),
         multilabel=multilabel,
         findings=tuple(noticed),
     )
+
+
+def _unused(names: Sequence[str]) -> list[Finding]:
+    """One sentence on the classes that are listed and never occur."""
+    if not names:
+        return []
+    listed = ", ".join(names[:_MOST_NAMED])
+    listed += f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return [
+        Finding("unused_class", Outcome.WARN, "", f"Listed, but in no image, and so not learnt: {listed}.")
+    ]
 
 
 def _for_judging(findings: Sequence[Finding], classes: Sequence[str], *, multilabel: bool) -> list[Finding]:

@@ -2,76 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+import re
 from pathlib import Path
 
-_HEAD = 65_536  # bytes of a JSON file in which its first keys must stand
-_MOST_FILES = 50  # files of a folder that are looked at; a layout shows itself in the first few
+from pictune.data.formats.layouts import ANNOTATION_FOLDERS, IMAGE_FOLDERS, first_of, folders_in, names_in
+
+_HEAD = 65_536  # bytes in which a file's first keys must stand
+_MOST_FILES = 20  # files of a folder that are looked into; a layout shows itself in the first few
+
+# What shows a layout: the ending of its files, and what must stand in their beginning.
+_LAYOUTS = (
+    ("LabelMe JSON", ".json", re.compile(rb'^\s*\{.*"shapes"\s*:\s*\[', re.DOTALL)),
+    ("CreateML JSON", ".json", re.compile(rb'^\s*\[\s*\{.*"coordinates"\s*:\s*\{', re.DOTALL)),
+    ("VGG Image Annotator JSON", ".json", re.compile(rb'^\s*\{.*"shape_attributes"\s*:\s*\{', re.DOTALL)),
+    ("CVAT XML", ".xml", re.compile(rb"<annotations[\s>]")),
+)
 
 
 def unread_layout(path: Path) -> str | None:
     """The name of a known layout that no format reads yet; None when there is none."""
     if not path.is_dir():
-        return "COCO JSON" if path.suffix.lower() == ".json" and _is_coco(path) else None
-    folders = {entry.name.casefold(): entry for entry in _entries(path) if entry.is_dir()}
-    return next((layout for layout, fits in _LAYOUTS if fits(path, folders)), None)
+        return _layout_of(path)
+    folders = folders_in(path)
+    places = [path, *first_of(folders, (*ANNOTATION_FOLDERS, "labels", *IMAGE_FOLDERS, "train"))]
+    files = [place / name for place in places for name in names_in(place, (".json", ".xml"))[:_MOST_FILES]]
+    return next((layout for file in files if (layout := _layout_of(file))), None)
 
 
-def _entries(path: Path) -> list[Path]:
+def _layout_of(file: Path) -> str | None:
+    if file.suffix.lower() not in (".json", ".xml"):
+        return None
     try:
-        return sorted(path.iterdir())
+        if file.is_symlink() or not file.is_file():
+            return None
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD)
     except OSError:
-        return []
-
-
-def _holds(folder: Path | None, suffix: str) -> bool:
-    """Whether a folder, or a folder in it, has a file of this kind among its first."""
-    if folder is None:
-        return False
-    entries = list(islice(_entries(folder), _MOST_FILES))
-    if any(entry.suffix.lower() == suffix and entry.is_file() for entry in entries):
-        return True
-    return any(_holds_directly(entry, suffix) for entry in entries if entry.is_dir())
-
-
-def _holds_directly(folder: Path, suffix: str) -> bool:
-    return any(entry.suffix.lower() == suffix for entry in islice(_entries(folder), _MOST_FILES))
-
-
-def _is_coco(path: Path) -> bool:
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
-    return head.lstrip()[:1] == b"{" and (b'"images"' in head or b'"annotations"' in head)
-
-
-def _coco(path: Path, folders: dict[str, Path]) -> bool:
-    places = [path, *(folders[name] for name in ("annotations", "train", "val", "valid") if name in folders)]
-    files = [entry for place in places for entry in _entries(place)[:_MOST_FILES]]
-    return any(_is_coco(entry) for entry in files if entry.suffix.lower() == ".json")
-
-
-def _voc(path: Path, folders: dict[str, Path]) -> bool:
-    return _holds(folders.get("annotations"), ".xml") or _holds_directly(path, ".xml")
-
-
-def _yolo(path: Path, folders: dict[str, Path]) -> bool:
-    inside = [folders[name] / "labels" for name in ("train", "val", "valid") if name in folders]
-    return any(_holds(folder, ".txt") for folder in [folders.get("labels"), *inside] if folder)
-
-
-def _masks(path: Path, folders: dict[str, Path]) -> bool:
-    return bool({"masks", "mask", "segmentation"} & set(folders)) and bool({"images", "image"} & set(folders))
-
-
-_LAYOUTS: tuple[tuple[str, Callable[[Path, dict[str, Path]], bool]], ...] = (
-    ("Pascal VOC", _voc),
-    ("COCO JSON", _coco),
-    ("YOLO", _yolo),
-    ("images with masks", _masks),
-)
+        return None
+    return next(
+        (
+            layout
+            for layout, suffix, shows in _LAYOUTS
+            if suffix == file.suffix.lower() and shows.search(head)
+        ),
+        None,
+    )

@@ -1,0 +1,109 @@
+"""What is true of stored pictures, in the shape in which a network is to answer it.
+
+Shapes: N stored pictures, n pictures a batch, k classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.data.augmentation.moving import move_boxes
+from pictune.data.augmentation.steps import Matrix
+
+
+class Truths(Protocol):
+    """What is true of every stored picture: asked picture by picture, and moved with its pixels."""
+
+    @property
+    def moves(self) -> bool:
+        """Whether it lies on the picture; otherwise the same is true however the picture is looked at."""
+
+    def __getitem__(self, position: int) -> NDArray[Any]:
+        """What is true of one stored picture, on its own pixels."""
+
+    def moved(self, truth: NDArray[Any], matrix: Matrix, width: int, height: int) -> NDArray[Any]:
+        """What is true of a view of the picture.
+
+        Args:
+            truth: What is true of the stored picture.
+            matrix: 3x3, from points of the stored picture to points of the view, in pixels.
+            width: Of the view, pixels.
+            height: Of the view, pixels.
+        """
+
+    def stacked(self, truths: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """[n, ...] the targets of a batch of views."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTruths:
+    """Classes: nothing lies on the picture, so nothing moves.
+
+    Args:
+        targets: [N, k] float32; one-hot, multi-hot, or mixed.
+    """
+
+    targets: NDArray[np.float32]
+
+    @property
+    def moves(self) -> bool:
+        """Never."""
+        return False
+
+    def __getitem__(self, position: int) -> NDArray[Any]:
+        """[k] of one picture."""
+        return self.targets[position]
+
+    def moved(self, truth: NDArray[Any], matrix: Matrix, width: int, height: int) -> NDArray[Any]:
+        """The same."""
+        return truth
+
+    def stacked(self, truths: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """[n, k]."""
+        return np.stack(truths)
+
+
+NOBODY = -1  # class of the rows that only fill a batch up
+
+
+@dataclass(frozen=True, eq=False)
+class BoxTruths:
+    """Boxes, on the pixels of the stored pictures.
+
+    A row is class, left, top, right, bottom, crowd (0 or 1).
+
+    Args:
+        boxes: For each picture [b, 6] float32.
+    """
+
+    boxes: Sequence[NDArray[np.float32]]
+
+    @property
+    def moves(self) -> bool:
+        """Always."""
+        return True
+
+    def __getitem__(self, position: int) -> NDArray[Any]:
+        """[b, 6] of one picture."""
+        return self.boxes[position]
+
+    def moved(self, truth: NDArray[Any], matrix: Matrix, width: int, height: int) -> NDArray[Any]:
+        """[b', 6] what is left of them in a view."""
+        corners, kept = move_boxes(truth[:, 1:5].astype(np.float64), matrix, width, height)
+        rows = truth[kept]
+        rows[:, 1:5] = corners
+        return rows
+
+    def stacked(self, truths: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """[n, b, 6], filled up with rows of class `NOBODY`."""
+        most = max((len(truth) for truth in truths), default=0)
+        whole = np.zeros((len(truths), most, 6), np.float32)
+        whole[:, :, 0] = NOBODY
+        for row, truth in enumerate(truths):
+            whole[row, : len(truth)] = truth
+        return whole

@@ -1,0 +1,202 @@
+"""Detection: which objects are in an image, each with a class and a box.
+
+Shapes: n images, k classes, a places, m answers an image, b true boxes an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from pictune.data.augmentation.moving import restore_boxes
+from pictune.data.sample import Annotation, Boxes, Sample
+from pictune.data.truths import NOBODY, BoxTruths
+from pictune.models.box_losses import BOX_LOSSES, SCORE_LOSSES, BoxLoss, ScoreLoss, paired_iou
+from pictune.models.detectors import PlaceOutputs, assign, centredness, read_places
+from pictune.settings import Parts, Search, Setting
+from pictune.tasks.average_precision import quick_numbers
+from pictune.tasks.table import BoxTable, Table
+from pictune.tasks.task import Placed, Prediction, Task, Tensors
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionLoss:
+    """What a detector makes small.
+
+    Args:
+        box: Of the boxes.
+        score: Of the classes.
+        box_weight: How much boxes count beside classes.
+    """
+
+    box: BoxLoss
+    score: ScoreLoss
+    box_weight: float
+
+
+def detection(
+    *,
+    box: Annotated[str, Setting("of the boxes", choices=tuple(BOX_LOSSES))] = "giou",
+    score: Annotated[str, Setting("of the classes", choices=tuple(SCORE_LOSSES))] = "focal",
+    box_weight: Annotated[
+        float, Setting("how much boxes count beside classes", above=0, high=100, search=Search(0.5, 5))
+    ] = 2.0,
+) -> DetectionLoss:
+    """A loss of the classes at every place, and one of the boxes where an object is."""
+    return DetectionLoss(BOX_LOSSES[box].make(), SCORE_LOSSES[score].make(), box_weight)
+
+
+DETECTION_LOSSES: Parts[DetectionLoss] = Parts("loss", (detection,))
+
+
+class Detection(Task):
+    """Which objects are in an image.
+
+    Args:
+        classes: Names in the order of the network's outputs.
+        canvas: Width and height of what the network sees, pixels.
+        thresholds: (k) from which score on an answer of a class counts; 0.5 where not given.
+        loss: What is minimised; None for a model that is only used.
+    """
+
+    name = "detection"
+
+    def __init__(
+        self,
+        classes: Sequence[str],
+        *,
+        canvas: tuple[int, int],
+        thresholds: Sequence[float] = (),
+        loss: DetectionLoss | None = None,
+    ) -> None:
+        self.classes = tuple(classes)
+        self._canvas = canvas
+        self._thresholds = np.array(thresholds or [0.5] * len(self.classes))
+        self._loss = loss
+
+    def truths(self, samples: Sequence[Sample], pictures: Sequence[NDArray[np.uint8]]) -> BoxTruths:
+        """Boxes on the stored pictures' pixels; a picture without annotation has none."""
+        return BoxTruths(
+            [self._rows(sample, pictures[number].shape) for number, sample in enumerate(samples)]
+        )
+
+    def _rows(self, sample: Sample, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        boxes = sample.annotation
+        if boxes is None:
+            return np.zeros((0, 6), np.float32)
+        assert isinstance(boxes, Boxes), "detection is taught by boxes"
+        labels = [self.classes.index(name) for name in boxes.labels]
+        scale = np.array([shape[1] / sample.width, shape[0] / sample.height] * 2)
+        crowd = np.zeros(len(boxes)) if boxes.crowd is None else boxes.crowd
+        return np.column_stack([labels, boxes.corners * scale, crowd]).astype(np.float32).reshape(-1, 6)
+
+    def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
+        """``classes``, ``boxes`` and ``centre``, each divided by the places that answer for an object."""
+        assert self._loss is not None, "this task was made for using a model, not for training one"
+        outputs: PlaceOutputs = network(batch.images)
+        image, place, box, label = self._assigned(outputs, batch.targets)
+        count = max(len(place), 1)
+        sides = torch.cat(
+            [outputs.places[place] - box[:, :2], box[:, 2:] - outputs.places[place]], dim=1
+        )
+        wanted = centredness(sides)
+        weights = wanted / wanted.sum().clamp_min(1e-6)
+        said = outputs.boxes[image, place]
+        apart = self._loss.box(said, box)
+        targets = torch.zeros_like(outputs.scores)
+        sure = paired_iou(said.detach(), box) if self._loss.score.wants_iou else torch.ones_like(wanted)
+        targets[image, place, label] = sure
+        terms = self._loss.score(outputs.scores.flatten(0, 1), targets.flatten(0, 1))
+        centre = F.binary_cross_entropy_with_logits(outputs.centred[image, place], wanted, reduction="sum")
+        return {
+            "classes": terms.sum() / count,
+            "boxes": self._loss.box_weight * (weights * apart).sum(),
+            "centre": centre / count,
+        }
+
+    def _assigned(self, outputs: PlaceOutputs, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """For every place that answers for an object: its image, itself, the box [p, 4] and the class."""
+        found = []
+        for number, rows in enumerate(targets):
+            taught = rows[(rows[:, 0] != NOBODY) & (rows[:, 5] == 0)]
+            assigned = assign(outputs.places, outputs.strides, taught[:, 1:5])
+            objects = taught[assigned.objects]
+            image = torch.full_like(assigned.rows, number)
+            found.append((image, assigned.rows, objects[:, 1:5], objects[:, 0].long()))
+        return tuple(torch.cat(part) for part in zip(*found, strict=True))
+
+    def read(self, outputs: Any) -> list[NDArray[Any]]:
+        """(m, 6) a picture: class, score, left, top, right, bottom on the canvas; the surest first."""
+        width, height = self._canvas
+        return [
+            found.double().cpu().numpy() for found in read_places(outputs, width=width, height=height)
+        ]
+
+    def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
+        """The same boxes on the picture's own pixels."""
+        corners = restore_boxes(answer[:, 2:6], placed.matrix, placed.width, placed.height)
+        return np.column_stack([answer[:, :2], corners])
+
+    def predict(self, keys: Sequence[str], answers: Iterable[NDArray[Any]]) -> list[Prediction]:
+        """The boxes over their classes' thresholds."""
+        return [self._said(key, answer) for key, answer in zip(keys, answers, strict=True)]
+
+    def _said(self, key: str, answer: NDArray[Any]) -> Prediction:
+        labels = answer[:, 0].astype(int)
+        kept = answer[:, 1] >= self._thresholds[labels]
+        names = tuple(self.classes[label] for label in labels[kept])
+        surest: dict[str, float] = {}
+        for name, score in zip(names, answer[kept, 1].tolist(), strict=True):
+            surest[name] = max(score, surest.get(name, 0.0))
+        return Prediction(key, Boxes(names, answer[kept, 2:6]), surest, scores=tuple(answer[kept, 1].tolist()))
+
+    def score(
+        self,
+        keys: Sequence[str],
+        answers: Iterable[NDArray[Any]],
+        truths: Sequence[Annotation | None],
+        groups: NDArray[np.int64] | None,
+    ) -> BoxTable:
+        """Predictions and truths, image by image."""
+        given = [self._known(truth) for truth in truths]
+        said = [np.asarray(answer, float).reshape(-1, 6) for answer in answers]
+        whole = np.concatenate(said) if said else np.zeros((0, 6))
+        known = np.concatenate(given) if given else np.zeros((0, 7))
+        return BoxTable(
+            keys=tuple(keys),
+            classes=self.classes,
+            image=np.repeat(np.arange(len(said)), [len(rows) for rows in said]),
+            label=whole[:, 0].astype(np.int64),
+            score=whole[:, 1],
+            box=whole[:, 2:6],
+            true_image=np.repeat(np.arange(len(given)), [len(rows) for rows in given]),
+            true_label=known[:, 0].astype(np.int64),
+            true_box=known[:, 1:5],
+            crowd=known[:, 5] > 0,
+            area=known[:, 6],
+            thresholds=self._thresholds,
+            groups=groups,
+        )
+
+    def _known(self, truth: Annotation | None) -> NDArray[np.float64]:
+        """(b, 7) class, left, top, right, bottom, crowd, area."""
+        if truth is None or not len(truth.names):
+            return np.zeros((0, 7))
+        assert isinstance(truth, Boxes), "detection is judged by boxes"
+        labels = [self.classes.index(name) for name in truth.labels]
+        size = truth.corners[:, 2:] - truth.corners[:, :2]
+        areas = size.prod(1) if truth.areas is None else truth.areas
+        crowd = np.zeros(len(truth)) if truth.crowd is None else truth.crowd
+        return np.column_stack([labels, truth.corners, crowd, areas])
+
+    def quick(self, table: Table) -> dict[str, float]:
+        """``map`` (over IoU 0.5 to 0.95), ``map50`` and ``log_loss``, here 1 - map: nothing else is watched."""
+        assert isinstance(table, BoxTable), "a detector's answers are a table of boxes"
+        return quick_numbers(table)

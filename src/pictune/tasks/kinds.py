@@ -1,0 +1,179 @@
+"""The tasks by name: which class answers for each, and which network it needs. A new task adds a line here."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pictune.models.backbones import build_network
+from pictune.models.dense import DenseNetwork, Encoder
+from pictune.models.detectors import STRIDES, Fcos
+from pictune.errors import RecipeError
+from pictune.models.losses import LOSSES, choose_loss
+from pictune.models.preprocess import Preprocess
+from pictune.models.weights import Weights
+from pictune.settings import Parts
+from pictune.tasks.classification import Classification
+from pictune.tasks.detection import DETECTION_LOSSES, Detection
+from pictune.tasks.distillation import Teacher
+from pictune.tasks.specification import Specification
+from pictune.tasks.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What is left out at random while a network learns.
+
+    Args:
+        dropout: Share of the features before the last layer, 0 up to 1.
+        stochastic_depth: Share of the residual branches, 0 up to 1.
+    """
+
+    dropout: float = 0.0
+    stochastic_depth: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """What is minimised, and how.
+
+    Args:
+        loss: Its name in the task's table.
+        settings: Its settings, checked.
+        class_weights: (k) weight of each class, or None.
+        teacher: Whose answers are imitated, or None.
+    """
+
+    loss: str
+    settings: Mapping[str, Any]
+    class_weights: torch.Tensor | None = None
+    teacher: Teacher | None = None
+
+
+MakeNetwork = Callable[[Specification, Rates, Weights | None], nn.Module]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One task.
+
+    Args:
+        task: Reads a network's outputs, for use and not for training.
+        network: The whole network, preprocessing included: pixels (n, H, W, 3) uint8 in.
+        taught: The task with its loss, for training.
+        losses: The losses that it can learn by.
+        loss: A wish, such as ``auto``, and whether a picture may have several labels, to a loss's name.
+        selects: The numbers by which the best weights may be chosen, the usual one first.
+        head: What stands on the network's maps when nobody says; ``none`` for its own last layer.
+        least_classes: That something can be learnt from.
+        unit: What is learnt from, in the plural.
+    """
+
+    task: Callable[[Specification], Task]
+    network: MakeNetwork
+    taught: Callable[[Specification, Teaching], Task]
+    losses: Parts[Any]
+    loss: Callable[[str, bool], str]
+    selects: tuple[str, ...]
+    head: str
+    least_classes: int
+    unit: str
+
+    @property
+    def dense(self) -> bool:
+        """Whether what is learnt lies on the picture and moves with it."""
+        return self.head != "none"
+
+
+def _classification(spec: Specification) -> Task:
+    return Classification(spec.classes, multilabel=spec.multilabel, threshold=spec.threshold)
+
+
+def _classifier(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
+    return _whole(spec, _backbone(spec, rates, weights, outputs=len(spec.classes)))
+
+
+def _taught_classification(spec: Specification, teaching: Teaching) -> Task:
+    return Classification(
+        spec.classes,
+        multilabel=spec.multilabel,
+        threshold=spec.threshold,
+        loss=LOSSES[teaching.loss].make(**teaching.settings),
+        class_weights=teaching.class_weights,
+        teacher=teaching.teacher,
+    )
+
+
+def _detection(spec: Specification) -> Task:
+    return Detection(spec.classes, canvas=spec.canvas, thresholds=spec.thresholds)
+
+
+def _taught_detection(spec: Specification, teaching: Teaching) -> Task:
+    loss = DETECTION_LOSSES[teaching.loss].make(**teaching.settings)
+    return Detection(spec.classes, canvas=spec.canvas, thresholds=spec.thresholds, loss=loss)
+
+
+def _detection_loss(wanted: str, several: bool) -> str:  # noqa: FBT001 - as all of this kind
+    name = next(iter(DETECTION_LOSSES)) if wanted == "auto" else wanted
+    if name not in DETECTION_LOSSES:
+        raise RecipeError(
+            f"the loss {wanted} cannot learn from boxes",
+            instead="Leave loss.name at auto; loss.box and loss.score choose its parts.",
+        )
+    return name
+
+
+def _detector(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
+    network = _backbone(spec, rates, weights, outputs=1)
+    encoder = Encoder(network, strides=STRIDES, image_size=spec.canvas)
+    return _whole(spec, DenseNetwork(encoder, Fcos(encoder.channels, classes=len(spec.classes))))
+
+
+def _backbone(spec: Specification, rates: Rates, weights: Weights | None, *, outputs: int) -> nn.Module:
+    return build_network(
+        spec.network,
+        outputs=outputs,
+        image_size=max(spec.canvas),
+        dropout=rates.dropout,
+        stochastic_depth=rates.stochastic_depth,
+        weights=weights,
+    )
+
+
+def _whole(spec: Specification, backbone: nn.Module) -> nn.Module:
+    preprocess = Preprocess(mean=spec.mean, std=spec.std)
+    return nn.Sequential(OrderedDict(preprocess=preprocess, backbone=backbone))
+
+
+KINDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "classification": Kind(
+            task=_classification,
+            network=_classifier,
+            taught=_taught_classification,
+            losses=LOSSES,
+            loss=lambda wanted, several: choose_loss(wanted, multilabel=several),
+            selects=("accuracy", "balanced_accuracy", "macro_f1", "log_loss"),
+            head="none",
+            least_classes=2,
+            unit="labels",
+        ),
+        "detection": Kind(
+            task=_detection,
+            network=_detector,
+            taught=_taught_detection,
+            losses=DETECTION_LOSSES,
+            loss=_detection_loss,
+            selects=("map", "map50"),
+            head="fcos",
+            least_classes=1,
+            unit="boxes",
+        ),
+    }
+)
