@@ -37,13 +37,20 @@ class DataSection:
     """Which pictures are used, and how they are read."""
 
     task: Annotated[
-        str, Setting("what the model learns", choices=("auto", "classification", "detection"))
+        str, Setting("what the model learns", choices=("auto", "classification", "detection", "segmentation"))
     ] = "auto"
     format: Annotated[str, Setting("how the data are laid out: auto, or a format by name")] = "auto"
     image_column: Annotated[str | None, Setting("table column with the picture's path")] = None
     label_column: Annotated[str | None, Setting("table column with the label or labels")] = None
     split_column: Annotated[str | None, Setting("table column that says train, val or test")] = None
     label_separator: Annotated[str | None, Setting("what separates several labels in one field")] = None
+    image_folder: Annotated[
+        str | None, Setting("where the pictures are that a file of annotations speaks of")
+    ] = None
+    classes: Annotated[
+        tuple[str, ...] | None, Setting("names of the numbers in masks, in their order from 0 on")
+    ] = None
+    ignore: Annotated[tuple[int, ...], Setting("numbers in masks that belong to no class")] = ()
     group_by: Annotated[
         str | None,
         Setting("what must stay together: a column, re:<regular expression>, exif:date, exif:camera"),
@@ -84,7 +91,11 @@ class ModelSection:
         Setting("height of what the network sees where that is no square, pixels; 0 is a square", low=0),
     ] = "auto"
     head: Annotated[
-        str, Setting("what stands on the network's maps, for boxes", choices=("auto", "none", "fcos"))
+        str,
+        Setting(
+            "what stands on the network's maps: fcos for boxes, unet for masks",
+            choices=("auto", "none", "fcos", "unet"),
+        ),
     ] = "auto"
     fit: Annotated[
         str,
@@ -192,7 +203,7 @@ class TrainingSection:
         str,
         Setting(
             "validation metric that chooses the best weights",
-            choices=("auto", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "map", "map50"),
+            choices=("auto", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "map", "map50", "mean_iou", "pixel_accuracy"),
         ),
     ] = "auto"
     preset: Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +43,14 @@ class Facts:
     bytes: NDArray[np.int64]
     format: tuple[str, ...]
     exif: tuple[Exif, ...]
+
+    def select(self, positions: Sequence[int]) -> Facts:
+        """What is known of the pictures at these positions, in this order."""
+        rows = list(positions)
+        arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        return Facts(
+            **arrays, format=tuple(self.format[i] for i in rows), exif=tuple(self.exif[i] for i in rows)
+        )
 
 
 class Opened(NamedTuple):

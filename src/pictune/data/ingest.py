@@ -20,6 +20,7 @@ from pathlib import Path
 from pictune.data.decoding import DECODER, FileState, Limits, Picture, decode, read_bytes
 from pictune.data.facts import Facts, Gathering, Opened, Seen, recall, remember
 from pictune.data.finding import Finding, Outcome
+from pictune.data.formats.fitting import fit_sample
 from pictune.data.hashing import Appearance, appearance
 from pictune.data.headers import SUFFIXES, Note
 from pictune.data.pixels import PixelStore, PixelWriter, shrink, store_name
@@ -93,7 +94,10 @@ def ingest(
             remember(memory, seen)
     elif progress:
         progress(len(dataset), len(dataset))
-    return Ingested(_without_unusable(dataset, seen, max_bad), seen.facts, store)
+    fitted, kept = _without_unusable(dataset, seen, max_bad)
+    if len(kept) == len(seen.positions):
+        return Ingested(fitted, seen.facts, store)
+    return Ingested(fitted, seen.facts.select(kept), store and store.select(kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,22 +195,31 @@ def _further_notes(sample: Sample, picture: Picture, look: Appearance) -> Iterat
         yield Note("constant", Outcome.WARN, "All pixels are of one colour; is this a picture?")
 
 
-def _without_unusable(dataset: Dataset, seen: Seen, max_bad: float) -> Dataset:
-    """The usable samples with what is now known about them.
+def _without_unusable(dataset: Dataset, seen: Seen, max_bad: float) -> tuple[Dataset, list[int]]:
+    """The usable samples with what is now known about them, and which of those that were opened they are.
 
     Raises:
         DataError: When too much was lost.
     """
     usable = dataset.select(seen.positions)
-    samples = tuple(
-        replace(sample, width=width, height=height, checksum=checksum)
-        for sample, checksum, (width, height) in zip(usable.samples, seen.checksums, seen.sizes, strict=True)
+    samples: list[Sample] = []
+    findings: list[Finding] = []
+    kept: list[int] = []
+    for number, (sample, checksum, (width, height)) in enumerate(
+        zip(usable.samples, seen.checksums, seen.sizes, strict=True)
+    ):
+        fitted, noticed = fit_sample(replace(sample, checksum=checksum), width=width, height=height)
+        findings += noticed
+        if fitted is not None:
+            samples.append(fitted)
+            kept.append(number)
+    usable = replace(
+        usable, samples=tuple(samples), findings=(*dataset.findings, *seen.findings, *findings)
     )
-    usable = replace(usable, samples=samples, findings=(*dataset.findings, *seen.findings))
     if max_bad != math.inf:
         for loss in losses(dataset, usable, max_bad):
             raise loss
-    return usable
+    return usable, kept
 
 
 def losses(before: Dataset, after: Dataset, max_bad: float) -> Iterator[DataError]:

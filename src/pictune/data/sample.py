@@ -111,7 +111,29 @@ class Mask:
         return [self.checksum, meanings, sorted(self.legend.ignored), self.legend.coloured]
 
 
-Annotation = Labels | Boxes | Mask
+@dataclass(frozen=True, slots=True, eq=False)
+class ClassMap:
+    """The class of every pixel as a model answers it; in memory, without a file.
+
+    Args:
+        classes: Names by number.
+        pixels: (h, w) uint8, the number of each pixel's class.
+    """
+
+    classes: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The classes that occur."""
+        return tuple(self.classes[int(number)] for number in np.unique(self.pixels))
+
+    def rows(self) -> list[Any]:
+        """All of it in plain values, to tell one annotation from another."""
+        return [list(self.classes), self.pixels.tolist()]
+
+
+Annotation = Labels | Boxes | Mask | ClassMap
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pictune.data.augmentation.moving import move_boxes
+from pictune.data.augmentation.moving import move_boxes, move_mask
 from pictune.data.augmentation.steps import Matrix
+from pictune.data.masking import IGNORED, decode_mask
+from pictune.data.sample import Mask
 
 
 class Truths(Protocol):
@@ -107,3 +110,44 @@ class BoxTruths:
         for row, truth in enumerate(truths):
             whole[row, : len(truth)] = truth
         return whole
+
+
+@dataclass(frozen=True, eq=False)
+class MaskTruths:
+    """The class of every pixel, read from its file whenever it is asked for.
+
+    Args:
+        masks: For each picture; None where every pixel is ignored.
+        classes: Names in the order of the network's outputs.
+        sizes: Width and height of each stored picture, pixels.
+    """
+
+    masks: Sequence[Mask | None]
+    classes: tuple[str, ...]
+    sizes: Sequence[tuple[int, int]]
+
+    @property
+    def moves(self) -> bool:
+        """Always."""
+        return True
+
+    def __getitem__(self, position: int) -> NDArray[Any]:
+        """[h, w] uint8 of one stored picture; `IGNORED` where nothing is known."""
+        mask, size = self.masks[position], self.sizes[position]
+        if mask is None:
+            return np.full(size[::-1], IGNORED, np.uint8)
+        found = decode_mask(mask, classes=self.classes)
+        return found if found.shape == size[::-1] else _resized(found, size)
+
+    def moved(self, truth: NDArray[Any], matrix: Matrix, width: int, height: int) -> NDArray[Any]:
+        """[H, W] uint8 of a view; ignored where the picture does not reach."""
+        return move_mask(truth, matrix, width, height, outside=IGNORED)
+
+    def stacked(self, truths: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """[n, H, W]."""
+        return np.stack(truths)
+
+
+def _resized(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    resized: NDArray[np.uint8] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized

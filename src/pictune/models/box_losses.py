@@ -133,14 +133,15 @@ class _Compared(NamedTuple):
 def _compare(predicted: Tensor, truth: Tensor) -> _Compared:
     start, end = predicted[:, :2], predicted[:, 2:]
     true_start, true_end = truth[:, :2], truth[:, 2:]
-    size, true_size = (end - start).clamp_min(0), (true_end - true_start).clamp_min(0)
-    # relu's slope at 0 is 0, clamp's is 1: what only touches, such as a box without width, gets no push.
+    # The slope of relu at 0 is 0: what has no width gets no push through an area that is divided by next to
+    # nothing.
+    size, true_size = F.relu(end - start), F.relu(true_end - true_start)
     common = _area(F.relu(torch.minimum(end, true_end) - torch.maximum(start, true_start)))
     union = _area(size) + _area(true_size) - common
     return _Compared(
         size,
         true_size,
-        around=(torch.maximum(end, true_end) - torch.minimum(start, true_start)).clamp_min(0),
+        around=F.relu(torch.maximum(end, true_end) - torch.minimum(start, true_start)),
         apart=(start + end - true_start - true_end) / 2,
         union=union,
         iou=common / union.clamp_min(LEAST_SIDE**2),
@@ -193,11 +194,8 @@ def giou() -> BoxLoss:
 
     def terms(predicted: Tensor, truth: Tensor) -> Tensor:
         pairs = _compare(predicted, truth)
-        around, least = _area(pairs.around), LEAST_SIDE**2
-        # The box around two boxes on one line has no area; a floor in the divisor alone would leave a slope
-        # of a hundred million there.
-        empty = torch.where(around > least, (around - pairs.union) / around.clamp_min(least), 0.0)
-        return 1 - pairs.iou + empty
+        around = _area(pairs.around)
+        return 1 - pairs.iou + (around - pairs.union) / around.clamp_min(LEAST_SIDE**2)
 
     return BoxLoss(terms)
 

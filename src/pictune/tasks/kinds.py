@@ -13,15 +13,19 @@ from torch import nn
 
 from pictune.models.backbones import build_network
 from pictune.models.dense import DenseNetwork, Encoder
+from pictune.models import segmenters
 from pictune.models.detectors import STRIDES, Fcos
 from pictune.errors import RecipeError
 from pictune.models.losses import LOSSES, choose_loss
+from pictune.models.mask_losses import MASK_LOSSES, combined, parse_sum
 from pictune.models.preprocess import Preprocess
+from pictune.models.segmenters import Unet
 from pictune.models.weights import Weights
 from pictune.settings import Parts
 from pictune.tasks.classification import Classification
 from pictune.tasks.detection import DETECTION_LOSSES, Detection
 from pictune.tasks.distillation import Teacher
+from pictune.tasks.segmentation import Segmentation
 from pictune.tasks.specification import Specification
 from pictune.tasks.task import Task
 
@@ -129,6 +133,27 @@ def _detection_loss(wanted: str, several: bool) -> str:  # noqa: FBT001 - as all
     return name
 
 
+def _segmentation(spec: Specification) -> Task:
+    return Segmentation(spec.classes)
+
+
+def _taught_segmentation(spec: Specification, teaching: Teaching) -> Task:
+    loss = combined(teaching.loss, teaching.settings)
+    return Segmentation(spec.classes, loss=loss, class_weights=teaching.class_weights)
+
+
+def _segmentation_loss(wanted: str, several: bool) -> str:  # noqa: FBT001 - as all of this kind
+    name = "cross_entropy" if wanted == "auto" else wanted
+    parse_sum(name)
+    return name
+
+
+def _segmenter(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
+    network = _backbone(spec, rates, weights, outputs=1)
+    encoder = Encoder(network, strides=segmenters.STRIDES, image_size=spec.canvas)
+    return _whole(spec, DenseNetwork(encoder, Unet(encoder.channels, classes=len(spec.classes))))
+
+
 def _detector(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
     network = _backbone(spec, rates, weights, outputs=1)
     encoder = Encoder(network, strides=STRIDES, image_size=spec.canvas)
@@ -174,6 +199,17 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             head="fcos",
             least_classes=1,
             unit="boxes",
+        ),
+        "segmentation": Kind(
+            task=_segmentation,
+            network=_segmenter,
+            taught=_taught_segmentation,
+            losses=MASK_LOSSES,
+            loss=_segmentation_loss,
+            selects=("mean_iou", "pixel_accuracy"),
+            head="unet",
+            least_classes=2,
+            unit="masks",
         ),
     }
 )

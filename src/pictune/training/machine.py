@@ -6,7 +6,7 @@ import copy
 import ctypes
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -155,15 +155,21 @@ class Machine:
         while steps < 3 or (time.perf_counter() - started < seconds and steps < 12):
             before = time.perf_counter()
             with self.autocast(precision):
-                outputs = trial(batch)
-            outputs.float().square().mean().backward()
-            if not torch.isfinite(outputs).all():
+                outputs = _learning(trial(batch))
+            torch.stack([output.float().square().mean() for output in outputs]).sum().backward()
+            if not all(bool(torch.isfinite(output).all()) for output in outputs):
                 return None
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             trial.zero_grad()
             quickest, steps = min(quickest, time.perf_counter() - before), steps + 1
         return quickest
+
+
+def _learning(outputs: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """A network's outputs through which a gradient flows; some networks give several."""
+    given = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
+    return [output for output in given if output.requires_grad]
 
 
 def _quickest(spent: list[float | None]) -> float | None:

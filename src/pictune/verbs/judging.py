@@ -26,7 +26,7 @@ from pictune.verbs.reading import finding_rows
 
 THUMBNAIL = 112  # pixels a side in the report
 PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
-DRAWN = {"log_loss": "loss", "accuracy": "accuracy", "map": "map", "map50": "map50"}  # over the epochs
+DRAWN = {"log_loss": "loss", "accuracy": "accuracy", "map": "map", "map50": "map50", "mean_iou": "mean_iou"}  # over the epochs
 SERIOUS = frozenset({"trained_on_these"})  # warnings that take the numbers' worth away
 ALWAYS_TOLD = frozenset(
     {"possible_group", "class_not_in_val"}

@@ -48,6 +48,9 @@ def read_named(path: Path, data: DataSection, *, judging: bool = False) -> Datas
         group_column=data.group_by if is_column(data.group_by) else None,
         follow_outside=data.follow_outside,
         judging=judging,
+        image_folder=data.image_folder,
+        classes=data.classes,
+        ignore=data.ignore,
     )
 
 

@@ -22,6 +22,7 @@ class Lane(IntEnum):
     ORDER = 2  # the order in which an epoch visits the images
     DRAWING = 3  # number of a picture that is drawn, as for the demo
     VIEW = 4  # position of the image, in one of the views that take turns whatever the seed
+    COMPOSITION = 5  # position of the image that others join: which ones, and how
 
 
 def address(seed: int, epoch: int, position: int, *, lane: Lane = Lane.IMAGE) -> np.random.Generator:

@@ -134,7 +134,7 @@ def iou_safe_crop(
     ),
     probability: Probability = 0.85,
 ) -> Geometric:
-    """Shows a random part that keeps an object, stretched to the canvas (SSD; Liu et al. 2016, arXiv 1512.02325).
+    """Shows a random part that keeps an object, stretched (SSD; Liu et al. 2016, arXiv 1512.02325).
 
     How much of it is drawn for each image: the part has to hold the centre of a box and to overlap with it
     by an IoU of at least 0, 0.1, 0.3, 0.5, 0.7 or 0.9. Of 50 parts drawn the first that does is shown, and

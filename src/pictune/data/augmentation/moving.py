@@ -142,7 +142,11 @@ def restore_boxes(corners: Corners, matrix: Matrix, width: int, height: int) -> 
         [b, 4] on the picture.
     """
     limits = np.array((width, height) * 2, np.float64)
-    return np.clip(around(corners, np.linalg.inv(matrix)), 0, limits)
+    return np.clip(around(corners, _inverse(matrix)), 0, limits)
+
+
+def _inverse(matrix: Matrix) -> Matrix:
+    return np.linalg.inv(matrix).astype(np.float64)
 
 
 def move_mask(
@@ -166,10 +170,8 @@ def move_mask(
     """
     assert mask.dtype == np.uint8, mask.dtype
     border = (outside, outside, outside)
-    moved: NDArray[np.uint8] = warp(
-        mask, matrix, (width, height), "nearest", cv2.BORDER_CONSTANT, border
-    )
-    back = np.linalg.inv(matrix)[2]
+    moved: NDArray[np.uint8] = warp(mask, matrix, (width, height), "nearest", cv2.BORDER_CONSTANT, border)
+    back = _inverse(matrix)[2]
     corners = np.array(((0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)))
     if (corners @ back <= 0).any():  # the picture's horizon is in view, and above it a ghost of the picture
         x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
@@ -195,7 +197,7 @@ def restore_map(values: NDArray[Any], matrix: Matrix, width: int, height: int) -
     Returns:
         uint8 [h, w], float32 [h, w] or [k, h, w], new.
     """
-    back, size = np.linalg.inv(matrix), (width, height)
+    back, size = _inverse(matrix), (width, height)
     if values.dtype == np.uint8:
         return warp(values, back, size, "nearest", cv2.BORDER_REPLICATE)
     assert values.dtype == np.float32, values.dtype

@@ -91,8 +91,8 @@ def coco_files(path: Path) -> list[Path]:
 def find_sources(path: Path) -> list[Source]:
     """The JSON files of a dataset, sorted; none where there are none.
 
-    Where files are called ``instances...``, those of COCO's other kinds beside them are passed over: captions,
-    key points and such. One file has no split, whatever it is called.
+    Where files are called ``instances...``, those of COCO's other kinds beside them are passed over: captions
+    and such. One file has no split, whatever it is called.
 
     Raises:
         DataError: ``several_files`` when the files' names do not say of which splits they are.

@@ -54,8 +54,11 @@ def mask_folders(path: Path) -> list[MaskFolders]:
     return found
 
 
-def _holds_images(folder: Path) -> bool:
-    return bool(image_names(folder)) or any(image_names(inner) for inner in folders_in(folder).values())
+def _holds_images(folder: Path, depth: int = 3) -> bool:
+    """Whether images lie in a folder, or in those in it, down to a depth."""
+    if image_names(folder):
+        return True
+    return depth > 0 and any(_holds_images(inner, depth - 1) for inner in folders_in(folder).values())
 
 
 def find_pairs(path: Path, options: ReadOptions) -> tuple[list[Pair], list[Finding]]:
