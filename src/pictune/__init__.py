@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pictune.version import __version__
 
 if TYPE_CHECKING:
-    from pictune.data.sample import Dataset, Labels, Sample
+    from pictune.data.sample import Boxes, ClassMap, Dataset, Labels, Mask, Sample
     from pictune.errors import (
         DataError,
         DivergedError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pictune.tasks.task import Prediction, Task
     from pictune.verbs.audit import audit
     from pictune.verbs.cache import cache
+    from pictune.verbs.convert import convert
     from pictune.verbs.demo import demo
     from pictune.verbs.evaluate import evaluate
     from pictune.verbs.layers import layers
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
     from pictune.verbs.train import train
 
 _HOMES = {
+    "Boxes": "data.sample",
+    "ClassMap": "data.sample",
     "Dataset": "data.sample",
     "Labels": "data.sample",
+    "Mask": "data.sample",
     "Sample": "data.sample",
     "DataError": "errors",
     "DivergedError": "errors",
@@ -62,6 +66,7 @@ _HOMES = {
     "Task": "tasks.task",
     "audit": "verbs.audit",
     "cache": "verbs.cache",
+    "convert": "verbs.convert",
     "demo": "verbs.demo",
     "evaluate": "verbs.evaluate",
     "layers": "verbs.layers",
@@ -72,12 +77,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Boxes",
+    "ClassMap",
     "DataError",
     "Dataset",
     "DivergedError",
     "InputError",
     "Labels",
     "MachineError",
+    "Mask",
     "Model",
     "PictuneError",
     "Prediction",
@@ -92,6 +100,7 @@ __all__ = [
     "__version__",
     "audit",
     "cache",
+    "convert",
     "demo",
     "evaluate",
     "layers",

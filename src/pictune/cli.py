@@ -171,7 +171,9 @@ def train(
     context: typer.Context,
     data: options.DataOrRun,
     model: options.Network = None,
+    head: options.Head = None,
     weights: options.Weights = None,
+    images: options.Images = None,
     image_size: options.ImageSize = None,
     epochs: options.Epochs = None,
     batch_size: options.BatchSize = None,
@@ -249,6 +251,9 @@ def evaluate(
 def predict(
     run: options.RunFolder,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
+    save: Annotated[
+        Path | None, typer.Option(help="A folder for pictures with boxes or masks drawn on them.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Ask a run's model about pictures."""
@@ -256,10 +261,30 @@ def predict(
     steady_threads()
     from pictune.verbs.predict import predict as verb
 
-    result = verb(run, *pictures)
+    result = verb(run, *pictures, save=save)
     if as_json:
         facts = {"run": _shown(run.resolve()), "predictions": result.rows(), "unreadable": result.unreadable}
+        facts |= {"drawn": [_shown(path) for path in result.drawn]} if save else {}
         _print_json("predict", started, facts)
+    else:
+        typer.echo(result.summary())
+
+
+@app.command()
+def convert(
+    data: Annotated[Path, typer.Argument(help="A folder or file of boxes or masks.")],
+    out: Annotated[Path, typer.Argument(help="A new folder, outside of the data.")],
+    to: Annotated[str, typer.Option(help="coco, voc, yolo, box_table or masks.")],
+    settings: options.Settings = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write boxes or masks in another format, and name what that format cannot hold."""
+    started = time.monotonic()
+    from pictune.verbs.convert import convert as verb
+
+    result = verb(data, to=to, out=out, settings=settings or ())
+    if as_json:
+        _print_json("convert", started, result.rows())
     else:
         typer.echo(result.summary())
 

@@ -231,7 +231,7 @@ def test_flips_are_exact_on_every_canvas(name):
 def test_rotation_is_clockwise_as_seen_and_keeps_the_shape():
     pixels = np.zeros((40, 80, 3), np.uint8)
     pixels[10:14, 36:44] = 255  # 8 wide and 4 high, above the centre
-    view = View(80, height=40)
+    view = View(80, height=40, fill=(0, 0, 0))
     quarter = build_augmentation([certain("quarter_turns")], 80, height=40).steps[0]
     turns = (quarter.draw(address(0, 0, position), (1.0, 1.0)) for position in range(30))
     clockwise = next(turn for turn in turns if turn[1, 0] == 1)
@@ -287,6 +287,21 @@ def test_safe_crop_keeps_an_object_and_lies_inside_the_picture(seed, count, fit,
     assert (window <= np.array(size) + 1e-6).all()
     centres = (low + high) / 2
     assert ((window.min(0) <= centres) & (centres <= window.max(0))).all(axis=1).any()
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.tuples(st.floats(0.5, 3), st.floats(0.5, 3)))
+@settings(max_examples=100, deadline=None)
+def test_safe_crop_overlaps_with_the_object_as_much_as_was_drawn(seed, count, extent):
+    low, high = np.sort(np.random.default_rng(seed).uniform(-1, 1, (2, count, 2)) * extent, axis=0)
+    step = AUGMENTATIONS["iou_safe_crop"].make(sides=(0.1, 1.0))
+    matrix = step.guard(address(seed, 0, 0), extent, np.hstack([low, high]))
+    if np.array_equal(matrix, np.eye(3)):
+        return
+    least = (0, 0.1, 0.3, 0.5, 0.7, 0.9)[int(address(seed, 0, 0).integers(6))]
+    window = warp_points(np.linalg.inv(matrix), CORNERS[[0, 2]])
+    common = np.maximum(np.minimum(high, window[1]) - np.maximum(low, window[0]), 0).prod(axis=1)
+    union = (high - low).prod(axis=1) + (window[1] - window[0]).prod() - common
+    assert (common / union).max() >= least - 1e-9
 
 
 def test_safe_crop_shows_all_where_no_part_keeps_an_object():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,14 +16,25 @@ from pictune.evaluation.class_numbers import ClassMeasure, ClassNumbers, overall
 from pictune.evaluation.confusion import ConfusedPair, confused_pairs, confusion_matrix, mistakes
 from pictune.evaluation.findings import Remark, remarks
 from pictune.evaluation.intervals import Clusters, Number
-from pictune.tasks.table import ClassTable
+from pictune.evaluation.pixel_numbers import measure_pixels
+from pictune.tasks.table import ClassTable, PixelTable, Table
 
 MOST_COMPLAINTS = 5
 
 
+class Measured(Protocol):
+    """What was measured on a table whose answers lie on the images."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The stable shape of report.json, in plain types."""
+
+    def images(self) -> list[dict[str, Any]]:
+        """What there is to tell of each image, in the order of the table."""
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured on one table.
+    """What was measured on one table of classes.
 
     Args:
         table: What it was measured on.
@@ -66,8 +77,8 @@ class Measurement:
 
 
 def measure(
-    table: ClassTable, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
-) -> Measurement:
+    table: Table, *, resamples: int = 1000, confidence: float = 0.95, seed: int = 0
+) -> Measurement | Measured:
     """Measures a table of answers; the kind of table decides what is measured.
 
     Args:
@@ -122,8 +133,8 @@ def _measure_classes(table: ClassTable, resamples: int, confidence: float, seed:
 
 
 # What is measured on which kind of table; a new kind adds its line here.
-MEASURES: Mapping[type, Callable[[ClassTable, int, float, int], Measurement]] = MappingProxyType(
-    {ClassTable: _measure_classes}
+MEASURES: Mapping[type, Callable[[Any, int, float, int], Measurement | Measured]] = MappingProxyType(
+    {ClassTable: _measure_classes, PixelTable: measure_pixels}
 )
 
 

@@ -20,13 +20,17 @@ from numpy.typing import NDArray
 from pictune.data.sample import SPLITS
 from pictune.errors import RunError
 from pictune.evaluation.findings import SEVERITIES
-from pictune.evaluation.measurement import Measurement
+from pictune.evaluation.measurement import Measured, Measurement
 from pictune.evaluation.report.evaluation_page import shown_metrics
 from pictune.evaluation.report.page import render_report
 from pictune.evaluation.tables import write_tables
 from pictune.files import write_json, write_text
 
-SHOWN_FIRST = ("accuracy", "exact_match", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece")
+SHOWN_FIRST = (
+    *("accuracy", "exact_match", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece"),
+    *("map", "map50", "map75", "precision", "recall", "mean_iou", "dice", "pixel_accuracy", "boundary_f1"),
+)
+RANKED_BY = ("f1", "ap", "iou")  # the first that a class has says how weak it is
 WORST_CLASSES = 5
 SENTENCES = 5
 
@@ -61,12 +65,12 @@ class Report:
         for name in SHOWN_FIRST:
             if name in metrics:
                 lines.append(f"  {name.replace('_', ' '):<20}{_with_interval(metrics[name])}")
-        weak = _weakest(content["per_class"])
+        weak, by = _weakest(content["per_class"])
         if weak:
-            lines += ["", "  weakest classes       f1                       recall                   images"]
+            lines += ["", f"  weakest classes       {by:<25}recall                   images"]
             for row in weak:
-                f1, recall = _with_interval(row["f1"]), _with_interval(row["recall"])
-                lines.append(f"  {row['class'][:20]:<22}{f1:<25}{recall:<25}{row['support']}")
+                score, recall = _with_interval(row[by]), _with_interval(row["recall"])
+                lines.append(f"  {row['class'][:20]:<22}{score:<25}{recall:<25}{row['support']}")
         # How little is known of a class is seen in its interval above.
         told = [finding["message"] for finding in content["findings"] if finding["code"] != "few_images"]
         if told:
@@ -99,14 +103,16 @@ def _with_interval(measure: Mapping[str, Any]) -> str:
     return f"{measure['value']:.3f} [{measure['low']:.3f}, {measure['high']:.3f}]"
 
 
-def _weakest(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    told = [row for row in rows if row["f1"]["value"] is not None and row["f1"]["value"] < 1]
-    return sorted(told, key=lambda row: row["f1"]["value"])[:WORST_CLASSES]
+def _weakest(rows: list[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], str]:
+    """The classes that do worst, and by which number."""
+    by = next((name for name in RANKED_BY if rows and name in rows[0]), RANKED_BY[0])
+    told = [row for row in rows if row[by]["value"] is not None and row[by]["value"] < 1]
+    return sorted(told, key=lambda row: row[by]["value"])[:WORST_CLASSES], by
 
 
 def write_report(
     folder: Path,
-    measurement: Measurement,
+    measurement: Measurement | Measured,
     facts: Mapping[str, Any],
     *,
     pictures: Mapping[str, NDArray[np.uint8]],

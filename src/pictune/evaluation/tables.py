@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pictune.evaluation.class_numbers import CLASS_METRICS
 from pictune.evaluation.confusion import confidence_of
-from pictune.evaluation.measurement import Measurement
+from pictune.evaluation.measurement import Measured, Measurement
 from pictune.files import disk_errors, replace_file
 
 Cell = str | int | float | None
@@ -18,22 +20,31 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _LABEL_SEPARATOR = "; "
 
 
-def tables(measurement: Measurement) -> dict[str, Rows]:
+def tables(measurement: Measurement | Measured) -> dict[str, Rows]:
     """The tables by file name, the heading in the first row, text made safe for spreadsheets.
 
     Returns:
-        ``per_class.csv``, ``predictions.csv`` (key, truth, answer, confidence, a score for each class) and
-        ``confusion.csv`` (rows are the truth; with several labels, the four outcomes of each class).
+        ``per_class.csv``, ``confusion.csv`` (rows are the truth; with several labels, the four outcomes of
+        each class) and one of the images: ``predictions.csv`` (key, truth, answer, confidence, a score for
+        each class), or what is told of each image where answers lie on it.
     """
-    made = {
-        "per_class.csv": _per_class(measurement),
-        "confusion.csv": _confusion(measurement),
-        "predictions.csv": _predictions(measurement),
-    }
+    if isinstance(measurement, Measurement):
+        made = {
+            "per_class.csv": _per_class(measurement),
+            "confusion.csv": _confusion(measurement),
+            "predictions.csv": _predictions(measurement),
+        }
+    else:
+        told = measurement.to_json()
+        made = {
+            "per_class.csv": _listed(told["per_class"]),
+            "confusion.csv": _counted(told["confusion"]),
+            "images.csv": _listed(measurement.images()),
+        }
     return {name: [[_safe(cell) for cell in row] for row in rows] for name, rows in made.items()}
 
 
-def write_tables(measurement: Measurement, folder: Path) -> list[Path]:
+def write_tables(measurement: Measurement | Measured, folder: Path) -> list[Path]:
     """Writes the tables as UTF-8 CSV files into an existing folder and returns their paths.
 
     Raises:
@@ -58,6 +69,27 @@ def _safe(cell: Cell) -> Cell:
     return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
 
 
+def _listed(entries: Sequence[Mapping[str, Any]]) -> Rows:
+    """Entries of equal shape as rows; a number with an interval takes three columns."""
+    rows: Rows = []
+    for entry in entries:
+        flat: dict[str, Cell] = {}
+        for name, value in entry.items():
+            if isinstance(value, Mapping):
+                flat |= {name: value["value"], f"{name}_low": value["low"], f"{name}_high": value["high"]}
+            else:
+                flat[name] = value
+        rows += [list(flat)] if not rows else []
+        rows.append(list(flat.values()))
+    return rows
+
+
+def _counted(confusion: Mapping[str, Any]) -> Rows:
+    names = confusion["classes"]
+    lines = zip(names, confusion["counts"], strict=True)
+    return [["truth \\ predicted", *names], *([name, *line] for name, line in lines)]
+
+
 def _per_class(measurement: Measurement) -> Rows:
     heading: list[Cell] = ["class", "support"]
     for name in CLASS_METRICS:
@@ -76,11 +108,7 @@ def _confusion(measurement: Measurement) -> Rows:
     if not measurement.table.exclusive:
         rows: Rows = [[row.name, row.tp, row.fp, row.fn, row.tn] for row in measurement.classes]
         return [["class", "tp", "fp", "fn", "tn"], *rows]
-    counts = measurement.confusion["counts"]
-    return [
-        ["truth \\ predicted", *classes],
-        *([name, *line] for name, line in zip(classes, counts, strict=True)),
-    ]
+    return _counted(measurement.confusion)
 
 
 def _predictions(measurement: Measurement) -> Rows:

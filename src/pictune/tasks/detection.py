@@ -22,6 +22,7 @@ from pictune.models.box_losses import BOX_LOSSES, SCORE_LOSSES, BoxLoss, ScoreLo
 from pictune.models.detectors import PlaceOutputs, assign, centredness, read_places
 from pictune.settings import Parts, Search, Setting
 from pictune.tasks.average_precision import quick_numbers
+from pictune.tasks.drawing import MISSED, RIGHT, WRONG, class_colours, draw_boxes
 from pictune.tasks.table import BoxTable, Table
 from pictune.tasks.task import Placed, Prediction, Task, Tensors
 
@@ -196,7 +197,46 @@ class Detection(Task):
         crowd = np.zeros(len(truth)) if truth.crowd is None else truth.crowd
         return np.column_stack([labels, truth.corners, crowd, areas])
 
+    def draw(self, pixels: NDArray[np.uint8], answer: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
+        """What was found, wrongly named and missed, on the picture."""
+        answer = answer[answer[:, 1] >= self._thresholds[answer[:, 0].astype(int)]]
+        taught = truth[truth[:, 5] == 0]
+        found, taken = _matched(answer, taught)
+        boxes = np.concatenate([taught[~taken, 1:5], answer[:, 2:6]])
+        colours = [MISSED] * int((~taken).sum()) + [RIGHT if hit else WRONG for hit in found]
+        numbers = [*taught[~taken, 0].astype(int), *answer[:, 0].astype(int)]
+        return draw_boxes(pixels, boxes, colours, [self.classes[number] for number in numbers])
+
+    def show(self, pixels: NDArray[np.uint8], answer: NDArray[Any]) -> NDArray[np.uint8]:
+        """Boxes in the colours of their classes, with how sure each is."""
+        answer = answer[answer[:, 1] >= self._thresholds[answer[:, 0].astype(int)]]
+        palette = class_colours(len(self.classes)).tolist()
+        labels = answer[:, 0].astype(int).tolist()
+        names = [f"{self.classes[i]} {score:.2f}" for i, score in zip(labels, answer[:, 1], strict=True)]
+        return draw_boxes(pixels, answer[:, 2:6], [tuple(palette[i]) for i in labels], names)
+
+    @property
+    def legend(self) -> str:
+        """The three colours."""
+        return "Green boxes are right, orange ones are false alarms or lie badly, yellow ones were missed."
+
     def quick(self, table: Table) -> dict[str, float]:
         """``map`` (over IoU 0.5 to 0.95), ``map50`` and ``log_loss``, here 1 - map: nothing else is watched."""
         assert isinstance(table, BoxTable), "a detector's answers are a table of boxes"
         return quick_numbers(table)
+
+
+def _matched(answer: NDArray[Any], truth: NDArray[Any]) -> tuple[list[bool], NDArray[np.bool_]]:
+    """Which answers, the surest first, find an object of their class (IoU 0.5), and which objects are found."""
+    taken, found = np.zeros(len(truth), np.bool_), []
+    for row in answer:
+        low, high = np.maximum(truth[:, 1:3], row[2:4]), np.minimum(truth[:, 3:5], row[4:6])
+        inside = np.clip(high - low, 0, None).prod(1)
+        areas = (truth[:, 3:5] - truth[:, 1:3]).prod(1) + (row[4:6] - row[2:4]).prod()
+        overlap = np.where((truth[:, 0] == row[0]) & ~taken, inside / np.maximum(areas - inside, 1e-9), 0.0)
+        best = int(overlap.argmax()) if len(truth) else -1
+        hit = best >= 0 and bool(overlap[best] >= 0.5)
+        found.append(hit)
+        if hit:
+            taken[best] = True
+    return found, taken

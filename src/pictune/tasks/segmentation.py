@@ -19,6 +19,7 @@ from pictune.data.masking import IGNORED, decode_mask
 from pictune.data.sample import Annotation, ClassMap, Mask, Sample
 from pictune.data.truths import MaskTruths
 from pictune.models.mask_losses import MaskLoss
+from pictune.tasks.drawing import beside, draw_map
 from pictune.tasks.table import PixelTable, Table
 from pictune.tasks.task import Placed, Prediction, Task, Tensors
 
@@ -115,6 +116,22 @@ class Segmentation(Task):
             edges=edges,
             groups=groups,
         )
+
+    def draw(self, pixels: NDArray[np.uint8], answer: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
+        """The picture, the truth and the answer side by side."""
+        count = len(self.classes)
+        return beside(
+            [pixels, draw_map(pixels, truth, count=count), draw_map(pixels, answer, count=count)]
+        )
+
+    def show(self, pixels: NDArray[np.uint8], answer: NDArray[Any]) -> NDArray[np.uint8]:
+        """The picture under the colours of its pixels' classes."""
+        return draw_map(pixels, answer, count=len(self.classes))
+
+    @property
+    def legend(self) -> str:
+        """The three panels."""
+        return "The picture, the truth, and the answer; grey pixels belong to no class."
 
     def quick(self, table: Table) -> dict[str, float]:
         """``mean_iou`` over the classes that are there, and ``pixel_accuracy``."""

@@ -6,8 +6,10 @@ Shapes: n images, H and W the height and width of the canvas that a network sees
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pictune.data.augmentation.steps import Matrix
-from pictune.data.sample import Annotation, Sample
+from pictune.data.sample import Annotation, Boxes, ClassMap, Sample
 from pictune.data.truths import Truths
 from pictune.tasks.table import Table
+
+
+SIDES = ("left", "top", "right", "bottom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,32 @@ class Prediction:
     annotation: Annotation
     confidences: Mapping[str, float]
     scores: tuple[float, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        said: dict[str, Any] = {"path": self.key}
+        if isinstance(self.annotation, Boxes):
+            corners = self.annotation.corners.round(2).tolist()
+            said["boxes"] = [
+                {"class": label, "confidence": round(score, 6), **dict(zip(SIDES, box, strict=True))}
+                for label, score, box in zip(self.annotation.labels, self.scores, corners, strict=True)
+            ]
+        elif isinstance(self.annotation, ClassMap):
+            said["shares"] = {name: round(value, 6) for name, value in self.confidences.items()}
+        else:
+            said["labels"] = list(self.annotation.names)
+            said["confidences"] = {name: round(value, 6) for name, value in self.confidences.items()}
+        return said
+
+    def sentence(self, *, shown: int = 3) -> str:
+        """The answer in one line."""
+        if isinstance(self.annotation, Boxes):
+            counts = Counter(self.annotation.labels).most_common()
+            return f"{self.key}: {', '.join(f'{count} {name}' for name, count in counts) or 'nothing'}"
+        likeliest = ", ".join(f"{n} {value:.3f}" for n, value in islice(self.confidences.items(), shown))
+        if isinstance(self.annotation, ClassMap):
+            return f"{self.key}: {likeliest}"
+        return f"{self.key}: {', '.join(self.annotation.names) or 'none'}  ({likeliest})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +141,27 @@ class Task(ABC):
         groups: NDArray[np.int64] | None,
     ) -> Table:
         """The one table of answers and truths from which every number derives."""
+
+    def draw(
+        self, pixels: NDArray[np.uint8], answer: NDArray[Any], truth: NDArray[Any]
+    ) -> NDArray[np.uint8] | None:
+        """Answer and truth on a picture; None where nothing lies on the picture.
+
+        Args:
+            pixels: uint8 (h, w, 3).
+            answer: As `read` and `restored` give it, on this picture.
+            truth: As `truths` give it, on this picture.
+        """
+        return None
+
+    def show(self, pixels: NDArray[np.uint8], answer: NDArray[Any]) -> NDArray[np.uint8] | None:
+        """An answer on a picture; None where nothing lies on the picture."""
+        return None
+
+    @property
+    def legend(self) -> str:
+        """What `draw` shows, in words; empty where it draws nothing."""
+        return ""
 
     @abstractmethod
     def quick(self, table: Table) -> dict[str, float]:

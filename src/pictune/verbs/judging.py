@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pictune.data.augmentation import clean_view
 from pictune.data.finding import Finding, Outcome
-from pictune.data.sample import Dataset
+from pictune.data.sample import Dataset, Sample
 from pictune.data.scanning import escape
 from pictune.errors import DataError
 from pictune.evaluation.curves import fit_verdict
@@ -25,6 +26,7 @@ from pictune.tasks.model import Model
 from pictune.verbs.reading import finding_rows
 
 THUMBNAIL = 112  # pixels a side in the report
+DRAWN_IMAGES, DRAWN_SIDE = 9, 900  # pictures with answers drawn on them, and their longer side in pixels
 PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
 DRAWN = {"log_loss": "loss", "accuracy": "accuracy", "map": "map", "map50": "map50", "mean_iou": "mean_iou"}  # over the epochs
 SERIOUS = frozenset({"trained_on_these"})  # warnings that take the numbers' worth away
@@ -83,10 +85,7 @@ def judge(
     )
     measurement = measure(table, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=seed)
     measured = measurement.to_json()
-    shown = [key for pair in measured["confused_pairs"][:PAIRS_SHOWN] for key in pair["keys"][:KEYS_SHOWN]]
-    shown += [mistake["key"] for mistake in measured["mistakes"][:MISTAKES_SHOWN]]
-    place = {sample.key: i for i, sample in zip(labelled, samples, strict=True)}
-    thumbnails = {key: clean_view(pictures[place[key]], THUMBNAIL, fit="pad") for key in shown}
+    thumbnails = _thumbnails(measured, samples, [pictures[i] for i in labelled], model)
     spec = model.specification
     left_out = [finding for finding in findings if finding.outcome is Outcome.QUARANTINE]
     facts = {
@@ -108,8 +107,44 @@ def judge(
         "selected_by": f"{select_by} on the validation split",
         "left_out": finding_rows(left_out),
         "findings": list(_remarks(findings)),
+        "legend": model.task.legend,
     }
     return write_report(run.report(name), measurement, facts, pictures=thumbnails)
+
+
+def _thumbnails(
+    measured: Mapping[str, Any],
+    samples: Sequence[Sample],
+    pictures: Sequence[NDArray[np.uint8]],
+    model: Model,
+) -> dict[str, NDArray[np.uint8] | bytes]:
+    """The pictures that the report shows, by key; with answers and truths where these lie on them."""
+    pairs = measured.get("confused_pairs", ())[:PAIRS_SHOWN]
+    shown = [key for pair in pairs for key in pair["keys"][:KEYS_SHOWN]]
+    shown += [mistake["key"] for mistake in measured.get("mistakes", ())[:MISTAKES_SHOWN]]
+    place = {sample.key: i for i, sample in enumerate(samples)}
+    found: dict[str, NDArray[np.uint8] | bytes] = {
+        key: clean_view(pictures[place[key]], THUMBNAIL, fit="pad") for key in shown
+    }
+    worst = [place[image["key"]] for image in measured.get("worst_images", ())[:DRAWN_IMAGES]]
+    stored = [pictures[i] for i in worst]
+    truths = model.task.truths([samples[i] for i in worst], stored)
+    for number, answer in enumerate(model.answers(stored)):
+        drawn = model.task.draw(stored[number], answer, truths[number])
+        if drawn is not None:
+            found[samples[worst[number]].key] = _encoded(drawn)
+    return found
+
+
+def _encoded(pixels: NDArray[np.uint8]) -> bytes:
+    """A drawing as a small JPEG."""
+    longest = max(pixels.shape[:2])
+    if longest > DRAWN_SIDE:
+        scale = DRAWN_SIDE / longest
+        pixels = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 85]
+    encoded: bytes = cv2.imencode(".jpg", np.ascontiguousarray(pixels[:, :, ::-1]), options)[1].tobytes()
+    return encoded
 
 
 def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:

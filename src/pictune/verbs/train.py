@@ -50,6 +50,8 @@ def train(
     recipe: Path | str | None = None,
     settings: Sequence[str] = (),
     model: str | None = None,
+    head: str | None = None,
+    images: Path | str | None = None,
     weights: str | None = None,
     image_size: int | None = None,
     epochs: int | str | None = None,
@@ -84,6 +86,8 @@ def train(
         recipe: A YAML recipe; what it leaves out takes its default.
         settings: Texts such as ``loss.gamma=2``; every setting: ``pictune recipe``.
         model: ``cnn``, ``resnet9`` or any timm backbone.
+        head: What stands on its maps: ``fcos`` for boxes, ``unet`` for masks.
+        images: Where the pictures are that a file of annotations speaks of.
         weights: ``auto``, ``hub``, ``none`` or a file.
         image_size: Side of the square the network sees, pixels.
         epochs: Passes over the training pictures; ``"+5"`` extends a finished run by five.
@@ -119,6 +123,8 @@ def train(
     watcher = watcher or Silent()
     flags = {
         "model.name": model,
+        "model.head": head,
+        "data.image_folder": None if images is None else str(Path(images).resolve()),
         "model.weights": weights,
         "model.image_size": image_size,
         "training.epochs": epochs if not extends(epochs) else None,

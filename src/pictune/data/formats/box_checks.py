@@ -84,11 +84,12 @@ def doubts(
     inside: NDArray[np.float64],
 ) -> Iterator[Finding]:
     """What the boxes taken together look like, that no single one shows."""
-    finite = np.isfinite(numbers).all(axis=1)
-    count = int(finite.sum())
+    ends = numbers[:, 2:] if form == "sizes" else numbers[:, 2:] - numbers[:, :2]
+    usable = np.isfinite(numbers).all(axis=1) & (ends > 0).all(axis=1)
+    count = int(usable.sum())
     if not count:
         return
-    rows, sizes = numbers[finite], size[finite]
+    rows, sizes = numbers[usable], size[usable]
     small = (np.abs(rows).max(axis=1) <= _UNIT).sum()
     if small * 2 > count:
         message = (

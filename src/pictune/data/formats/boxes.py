@@ -23,6 +23,7 @@ from pictune.data.finding import Finding, Outcome
 from pictune.data.formats.box_checks import ROUNDING, Fate, Form, doubles, doubts, judge
 from pictune.data.formats.layouts import plural
 from pictune.data.sample import Boxes, Dataset
+from pictune.data.scanning import escape
 from pictune.errors import DataError
 
 #: The codes of findings that each stand for one box left out, not for an image.
@@ -54,7 +55,8 @@ class Place(NamedTuple):
     item: object
 
     def __str__(self) -> str:
-        return f"{self.file}{self.item}"
+        text = escape(str(self.item))
+        return f"{self.file}{text if len(text) <= 80 else f'{text[:77]}...'}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,10 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _DECLARED = re.compile(rb"^\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]+)[\"']")
+# What annotation tools write. Others that Python knows are slow to decode, or hide what they hold.
+_ENCODINGS = re.compile(
+    r"utf-(8|16)|ascii|iso8859|latin|cp\d|gb|big5|shift_jis|euc|koi8|mac-roman", re.IGNORECASE
+)
 _TEXT_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|(-?Infinity|NaN)', re.DOTALL)
 _AGAIN = "Export the annotations again, or repair the file."
 
@@ -49,6 +53,8 @@ def read_text(path: Path, *, most: int | None = None, declared: bool = False) ->
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     encoding = encoding or (named[1].decode() if named else "utf-8")
     try:
+        if not _ENCODINGS.match(codecs.lookup(encoding).name):
+            raise LookupError(encoding)
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

@@ -28,7 +28,7 @@ from pictune.errors import DataError
 LISTS_OF_NAMES = ("classes.txt", "obj.names", "labels.txt")
 _YAML = (".yaml", ".yml")
 _MOST_BYTES = 1024**2  # of a YAML file
-_MOST_TRIED = 20  # text files that are looked into to recognise a layout
+_MOST_TRIED = 200  # text files that are looked into to recognise a layout
 _NAMES = re.compile(r"^['\"]?names['\"]?\s*:", re.MULTILINE)
 _TRAIN = re.compile(r"^['\"]?(train|val)['\"]?\s*:", re.MULTILINE)
 _SPLIT_KEYS = ("train", "val", "test")
@@ -145,7 +145,7 @@ def _yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise DataError(
-            f"{escape(path.name)}{place} is no YAML that can be used: {str(error)[:200]}",
+            f"{escape(path.name)}{place} is no YAML that can be used: {' '.join(str(error).split())[:200]}",
             code="malformed",
             instead="Repair the file.",
         ) from None
@@ -164,6 +164,12 @@ def find_layout(path: Path, options: ReadOptions) -> Layout:
     listing = scan(root, follow_outside=options.follow_outside)
     findings = list(listing.findings)
     content = _yaml(described) if described else None
+    if isinstance(content, dict) and "kpt_shape" in content:
+        raise DataError(
+            f"{escape(str(path))} is YOLO with key points, which is not read yet",
+            code="format_not_read",
+            instead="Export it with boxes or polygons alone.",
+        )
     names = _names(root, described, content, options)
     if isinstance(content, dict) and described:
         return Layout(root, names, _Description(described, content, listing, findings).images(), findings)

@@ -32,7 +32,11 @@ PICTURES_PER_PAIR = 6
 OPEN_MISTAKES = 10
 SHOWN_MISTAKES = 24
 
-CLASS_METRICS = ("precision", "recall", "f1", "specificity", "roc_auc", "average_precision")
+CLASS_METRICS = (
+    *("ap", "ap50", "ap75", "iou", "dice", "precision", "recall", "f1"),
+    *("specificity", "roc_auc", "average_precision", "boundary_f1"),
+)
+RANKED_BY = ("ap", "iou", "f1")  # the first that a class has orders the table
 _SEVERITIES = {
     "critical": 0, "error": 0, "high": 0, "serious": 0, "reject": 0,
     "warning": 1, "warn": 1, "medium": 1, "quarantine": 1, "attention": 1,
@@ -61,6 +65,7 @@ def evaluation_context(report: Report, album: Album) -> Context:
         "confusion": _confusion(report.get("confusion")),
         "pairs": _pairs(report.get("confused_pairs") or (), album),
         "mistakes": _mistakes(report.get("mistakes") or (), album),
+        "worst": _worst(report.get("worst_images") or (), album),
         "curves": _curves(report.get("curves")),
         "probe": _probe(report.get("probe") or ()),
         "reliability": _reliability(report),
@@ -155,8 +160,10 @@ def _per_class(rows: Sequence[Report]) -> Context | None:
     if not rows:
         return None
 
+    by = next((name for name in RANKED_BY if rows[0].get(name)), "f1")
+
     def weakness(row: Report) -> tuple[bool, float]:
-        value = (row.get("f1") or {}).get("value")
+        value = (row.get(by) or {}).get("value")
         return (False, value) if is_number(value) else (True, 0.0)
 
     ordered = sorted(rows, key=weakness)
@@ -164,13 +171,16 @@ def _per_class(rows: Sequence[Report]) -> Context | None:
     bars = [
         {
             "class": row["class"],
-            "measure": row["f1"],
-            "bar": charts.interval_bar(row["f1"], label=row["class"]),
+            "measure": row[by],
+            "bar": charts.interval_bar(row[by], label=row["class"]),
         }
         for row in ordered[:OPEN_CLASSES]
-        if row.get("f1")
+        if row.get(by)
     ]
+    counted = [name for name in ("tp", "fn", "fp", "tn") if any(name in row for row in rows)]
     return {
+        "by": by,
+        "counted": counted,
         "columns": columns,
         "open": ordered[:OPEN_CLASSES],
         "folded": ordered[OPEN_CLASSES:LISTED_CLASSES],
@@ -219,6 +229,12 @@ def _mistakes(mistakes: Sequence[Report], album: Album) -> Context | None:
         "folded": shown[OPEN_MISTAKES:],
         "pictured": any(mistake["picture"] for mistake in shown),
     }
+
+
+def _worst(images: Sequence[Report], album: Album) -> list[Context]:
+    """The images that did worst, those with a picture, each with what is told of it."""
+    shown = [{**image, "picture": album(image["key"])} for image in images[:SHOWN_MISTAKES]]
+    return [image for image in shown if image["picture"]]
 
 
 def _curves(curves: Report | None) -> Context | None:

@@ -87,7 +87,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    words = (wording.number, wording.count, wording.percent, wording.span, wording.plural)
+    words = (wording.number, wording.count, wording.short, wording.percent, wording.span, wording.plural)
     environment.filters.update({word.__name__: word for word in words})
     environment.filters.update(title_of=wording.title_of, meaning_of=wording.meaning_of)
     return environment

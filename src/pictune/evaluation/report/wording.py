@@ -50,6 +50,18 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "map75": ("mAP 75", "mean average precision at an overlap of 0.75"),
     "mean_iou": ("Mean IoU", "overlap of answer and truth, averaged over classes"),
     "dice": ("Dice", "overlap of answer and truth, counted twice over their sizes"),
+    "map_small": ("mAP, small", "of objects of less than 32 x 32 pixels"),
+    "map_medium": ("mAP, medium", "of objects of 32 x 32 to 96 x 96 pixels"),
+    "map_large": ("mAP, large", "of objects of more than 96 x 96 pixels"),
+    "mar1": ("Recall at 1", "the share of objects found, one answer an image and class"),
+    "mar10": ("Recall at 10", "the share of objects found, ten answers an image and class"),
+    "mar100": ("Recall at 100", "the share of objects found, a hundred answers an image and class"),
+    "ap": ("AP", "average precision over overlaps from 0.50 to 0.95"),
+    "ap50": ("AP 50", "average precision at an overlap of 0.50"),
+    "ap75": ("AP 75", "average precision at an overlap of 0.75"),
+    "iou": ("IoU", "pixels in both answer and truth, over pixels in either"),
+    "class_accuracy": ("Class accuracy", "the share of each class's pixels answered right, averaged over classes"),
+    "boundary_f1": ("Boundary F1", "how well edges agree, within two pixels"),
     "pixel_accuracy": ("Pixel accuracy", "the share of pixels answered right"),
 }
 
@@ -85,6 +97,14 @@ def number(value: Any, digits: int = 3) -> str:
 def count(value: Any) -> str:
     """A whole number with thin spaces between thousands."""
     return f"{value:,.0f}".replace(",", "\u202f") if is_number(value) else NOT_AVAILABLE
+
+
+def short(value: Any) -> str:
+    """A whole number that has little room: from a hundred thousand on with three digits and a letter."""
+    if not is_number(value) or value < 100_000:
+        return count(value)
+    size, letter = (1e9, "G") if value >= 1e9 else (1e6, "M") if value >= 1e6 else (1e3, "k")
+    return f"{value / size:.3g}\u202f{letter}"
 
 
 def percent(value: Any, digits: int = 1) -> str:
