@@ -11,14 +11,9 @@ from hypothesis import strategies as st
 
 from pictune.cli import main
 from pictune.errors import RecipeError
+from pictune.recipe_sections import Choice
 from pictune.recipe_text import dump_yaml, load_yaml, parse_assignments
-from pictune.recipes import (
-    Choice,
-    Recipe,
-    merge,
-    read_recipe,
-    settings_of,
-)
+from pictune.recipes import Recipe, merge, read_recipe, settings_of
 from pictune.verbs.recipe import parse
 from pictune.verbs.recipe import recipe as print_recipe
 from pictune.verbs.tables import TABLES

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 
 # The numbers of an epoch that are shown, as far as the task has them
-TITLES = {"accuracy": "accuracy", "macro_f1": "macro F1", "map": "mAP", "map50": "mAP50", "mean_iou": "mean IoU"}
+TITLES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "map": "mAP",
+    "map50": "mAP50",
+    "mean_iou": "mean IoU",
+}
 
 
 class Bars:

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from pictune.errors import RecipeError
-from pictune.recipes import Choice, Recipe, Tables, settings_of
+from pictune.recipe_sections import Choice
+from pictune.recipes import Recipe, Tables, settings_of
 
 COLUMN = 44
 

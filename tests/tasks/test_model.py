@@ -36,7 +36,9 @@ PICTURES = [toys.picture([shape], number, side=40) for number, shape in enumerat
 def saved(tmp_path_factory) -> tuple[Path, Model]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = KINDS["classification"].network(SPEC, Rates(), None).to(memory_format=torch.channels_last).eval()
+        network = (
+            KINDS["classification"].network(SPEC, Rates(), None).to(memory_format=torch.channels_last).eval()
+        )
     model = Model(SPEC, network)
     folder = tmp_path_factory.mktemp("model")
     model.save(folder)
@@ -74,9 +76,7 @@ def test_answers_have_the_keys_given_or_numbers(saved):
 
 def test_batches_change_no_answer(saved):
     stored = PICTURES * 3
-    whole, single = (
-        np.stack(list(saved[1].answers(stored, batch_size=size))) for size in (64, 1)
-    )
+    whole, single = (np.stack(list(saved[1].answers(stored, batch_size=size))) for size in (64, 1))
     assert whole.shape == (9, 3)
     assert whole == pytest.approx(single, abs=1e-6)
 

@@ -129,7 +129,7 @@ def test_uneven_classes_are_judged_by_macro_f1(counts, multilabel, chosen, loss)
 
 def test_what_was_given_stays_and_needs_no_reason():
     given = recipe(
-        model={"name": "cnn", "image_size": 48},
+        model={"name": "cnn", "image_size": 48, "height": 0, "head": "none", "fit": "crop"},
         loss={"name": "focal", "gamma": 1.5},
         optimizer={"name": "sgd", "learning_rate": 0.1},
         schedule={"name": "step"},

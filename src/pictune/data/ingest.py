@@ -213,9 +213,7 @@ def _without_unusable(dataset: Dataset, seen: Seen, max_bad: float) -> tuple[Dat
         if fitted is not None:
             samples.append(fitted)
             kept.append(number)
-    usable = replace(
-        usable, samples=tuple(samples), findings=(*dataset.findings, *seen.findings, *findings)
-    )
+    usable = replace(usable, samples=tuple(samples), findings=(*dataset.findings, *seen.findings, *findings))
     if max_bad != math.inf:
         for loss in losses(dataset, usable, max_bad):
             raise loss

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from pictune.data.finding import Finding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SPLITS = ("train", "val", "test")
 
@@ -126,7 +127,8 @@ class ClassMap:
     @property
     def names(self) -> tuple[str, ...]:
         """The classes that occur."""
-        return tuple(self.classes[int(number)] for number in np.unique(self.pixels))
+        there = set(self.pixels.reshape(-1).tolist())
+        return tuple(name for number, name in enumerate(self.classes) if number in there)
 
     def rows(self) -> list[Any]:
         """All of it in plain values, to tell one annotation from another."""

@@ -60,7 +60,8 @@ class ClassTruths:
 
     def __getitem__(self, position: int) -> NDArray[Any]:
         """[k] of one picture."""
-        return self.targets[position]
+        row: NDArray[np.float32] = self.targets[position]
+        return row
 
     def moved(self, truth: NDArray[Any], matrix: Matrix, width: int, height: int) -> NDArray[Any]:
         """The same."""

@@ -89,7 +89,7 @@ class PixelMeasurement:
         }
 
     def images(self) -> list[dict[str, Any]]:
-        """Each image's share of right pixels, and its mean IoU over the classes that it shows or is said to."""
+        """Each image's share of right pixels, and its mean IoU over the classes that are there."""
         right = _share(self.table.hits.sum(1), self.table.true.sum(1))
         unions = self.table.true + self.table.answered - self.table.hits
         each = _mean(_share(self.table.hits, unions))
@@ -189,7 +189,8 @@ def _numbers(sums: Floats) -> dict[str, Floats]:
 def _share(part: Any, whole: Any) -> Floats:
     """A quotient; NaN where there is nothing to divide by."""
     part, whole = np.asarray(part, float), np.asarray(whole, float)
-    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
+    nothing = np.full(np.shape(whole), np.nan)
+    return np.asarray(np.divide(part, whole, out=nothing, where=whole > 0), np.float64)
 
 
 def _harmonic(precision: Floats, recall: Floats, *, there: NDArray[np.bool_]) -> Floats:

@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from pictune.data.sample import SPLITS
 from pictune.errors import RunError
 from pictune.evaluation.findings import SEVERITIES
 from pictune.evaluation.measurement import Measured, Measurement
 from pictune.evaluation.report.evaluation_page import shown_metrics
 from pictune.evaluation.report.page import render_report
+from pictune.evaluation.report.pictures import Picture
 from pictune.evaluation.tables import write_tables
 from pictune.files import write_json, write_text
 
@@ -115,7 +113,7 @@ def write_report(
     measurement: Measurement | Measured,
     facts: Mapping[str, Any],
     *,
-    pictures: Mapping[str, NDArray[np.uint8]],
+    pictures: Mapping[str, Picture],
 ) -> Report:
     """Writes report.json, the CSV tables and report.html.
 
@@ -123,7 +121,7 @@ def write_report(
         folder: An existing folder; files of an earlier report in it are replaced.
         measurement: The numbers.
         facts: What else the report tells: task, run, split, dataset, model, curves, findings to add.
-        pictures: Small pictures by key, for the confused pairs and the worst mistakes.
+        pictures: Small pictures by key, for the confused pairs, the worst mistakes and the worst images.
     """
     measured = measurement.to_json()
     findings = [*facts.get("findings", []), *measured["findings"]]

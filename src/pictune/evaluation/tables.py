@@ -104,7 +104,6 @@ def _per_class(measurement: Measurement) -> Rows:
 
 
 def _confusion(measurement: Measurement) -> Rows:
-    classes = measurement.table.classes
     if not measurement.table.exclusive:
         rows: Rows = [[row.name, row.tp, row.fp, row.fn, row.tn] for row in measurement.classes]
         return [["class", "tp", "fp", "fn", "tn"], *rows]

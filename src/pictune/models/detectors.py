@@ -62,9 +62,7 @@ class Branch(nn.Module):
 
     def __init__(self, width: int, *, depth: int, levels: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(depth))
         self.norms = nn.ModuleList(
             nn.ModuleList(nn.BatchNorm2d(width) for _ in range(levels)) for _ in range(depth)
         )
@@ -102,7 +100,9 @@ class Fcos(nn.Module):
         self.scales = nn.Parameter(torch.ones(len(self.strides)))
         for layer in (self.scores, self.sides, self.centred):
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None, "these layers have one"
             nn.init.zeros_(layer.bias)
+        assert self.scores.bias is not None
         nn.init.constant_(self.scores.bias, -math.log((1 - PRIOR) / PRIOR))
 
     def forward(self, maps: Sequence[Tensor]) -> PlaceOutputs:

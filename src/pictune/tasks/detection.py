@@ -21,7 +21,7 @@ from pictune.data.truths import NOBODY, BoxTruths
 from pictune.models.box_losses import BOX_LOSSES, SCORE_LOSSES, BoxLoss, ScoreLoss, paired_iou
 from pictune.models.detectors import PlaceOutputs, assign, centredness, read_places
 from pictune.settings import Parts, Search, Setting
-from pictune.tasks.average_precision import quick_numbers
+from pictune.tasks.average_precision import best_thresholds, quick_numbers
 from pictune.tasks.drawing import MISSED, RIGHT, WRONG, class_colours, draw_boxes
 from pictune.tasks.table import BoxTable, Table
 from pictune.tasks.task import Placed, Prediction, Task, Tensors
@@ -104,9 +104,7 @@ class Detection(Task):
         outputs: PlaceOutputs = network(batch.images)
         image, place, box, label = self._assigned(outputs, batch.targets)
         count = max(len(place), 1)
-        sides = torch.cat(
-            [outputs.places[place] - box[:, :2], box[:, 2:] - outputs.places[place]], dim=1
-        )
+        sides = torch.cat([outputs.places[place] - box[:, :2], box[:, 2:] - outputs.places[place]], dim=1)
         wanted = centredness(sides)
         weights = wanted / wanted.sum().clamp_min(1e-6)
         said = outputs.boxes[image, place]
@@ -136,9 +134,7 @@ class Detection(Task):
     def read(self, outputs: Any) -> list[NDArray[Any]]:
         """(m, 6) a picture: class, score, left, top, right, bottom on the canvas; the surest first."""
         width, height = self._canvas
-        return [
-            found.double().cpu().numpy() for found in read_places(outputs, width=width, height=height)
-        ]
+        return [found.double().cpu().numpy() for found in read_places(outputs, width=width, height=height)]
 
     def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
         """The same boxes on the picture's own pixels."""
@@ -156,7 +152,9 @@ class Detection(Task):
         surest: dict[str, float] = {}
         for name, score in zip(names, answer[kept, 1].tolist(), strict=True):
             surest[name] = max(score, surest.get(name, 0.0))
-        return Prediction(key, Boxes(names, answer[kept, 2:6]), surest, scores=tuple(answer[kept, 1].tolist()))
+        return Prediction(
+            key, Boxes(names, answer[kept, 2:6]), surest, scores=tuple(answer[kept, 1].tolist())
+        )
 
     def score(
         self,
@@ -197,6 +195,11 @@ class Detection(Task):
         crowd = np.zeros(len(truth)) if truth.crowd is None else truth.crowd
         return np.column_stack([labels, truth.corners, crowd, areas])
 
+    def thresholds_for(self, table: Table) -> tuple[float, ...]:
+        """Those at which F1 of each class is highest."""
+        assert isinstance(table, BoxTable), "a detector's answers are a table of boxes"
+        return tuple(best_thresholds(table).tolist())
+
     def draw(self, pixels: NDArray[np.uint8], answer: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
         """What was found, wrongly named and missed, on the picture."""
         answer = answer[answer[:, 1] >= self._thresholds[answer[:, 0].astype(int)]]
@@ -221,13 +224,13 @@ class Detection(Task):
         return "Green boxes are right, orange ones are false alarms or lie badly, yellow ones were missed."
 
     def quick(self, table: Table) -> dict[str, float]:
-        """``map`` (over IoU 0.5 to 0.95), ``map50`` and ``log_loss``, here 1 - map: nothing else is watched."""
+        """``map`` over IoU 0.5 to 0.95, and ``map50``."""
         assert isinstance(table, BoxTable), "a detector's answers are a table of boxes"
         return quick_numbers(table)
 
 
 def _matched(answer: NDArray[Any], truth: NDArray[Any]) -> tuple[list[bool], NDArray[np.bool_]]:
-    """Which answers, the surest first, find an object of their class (IoU 0.5), and which objects are found."""
+    """Which answers find an object of their class (IoU 0.5), the surest first; which objects are found."""
     taken, found = np.zeros(len(truth), np.bool_), []
     for row in answer:
         low, high = np.maximum(truth[:, 1:3], row[2:4]), np.minimum(truth[:, 3:5], row[4:6])

@@ -58,7 +58,9 @@ def _write(pixels: Pixels, text: str, at: tuple[int, int], colour: Colour, *, si
 def class_colours(count: int) -> NDArray[np.uint8]:
     """(count, 3) colours that neighbours in the list differ in."""
     found = [
-        colorsys.hsv_to_rgb((number * 0.618034) % 1.0, 0.55 + 0.4 * (number % 2), 0.95 - 0.3 * (number % 3 == 2))
+        colorsys.hsv_to_rgb(
+            (number * 0.618034) % 1.0, 0.55 + 0.4 * (number % 2), 0.95 - 0.3 * (number % 3 == 2)
+        )
         for number in range(count)
     ]
     return (np.array(found).reshape(-1, 3) * 255).astype(np.uint8)

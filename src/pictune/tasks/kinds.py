@@ -1,4 +1,4 @@
-"""The tasks by name: which class answers for each, and which network it needs. A new task adds a line here."""
+"""The tasks by name: which class answers for each, which network it needs; a new task adds a line here."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from pictune.errors import RecipeError
+from pictune.models import segmenters
 from pictune.models.backbones import build_network
 from pictune.models.dense import DenseNetwork, Encoder
-from pictune.models import segmenters
 from pictune.models.detectors import STRIDES, Fcos
-from pictune.errors import RecipeError
 from pictune.models.losses import LOSSES, choose_loss
 from pictune.models.mask_losses import MASK_LOSSES, combined, parse_sum
 from pictune.models.preprocess import Preprocess

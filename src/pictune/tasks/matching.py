@@ -223,14 +223,14 @@ def _near(table: BoxTable, rows: Ints, said: Ints, known: Ints, *, least: float)
     keys = known[order]
     first = np.searchsorted(keys, said, "left")
     count = np.searchsorted(keys, said, "right") - first
-    corners, true_corners = np.ascontiguousarray(table.box[rows].T), np.ascontiguousarray(table.true_box.T)
+    boxes, true_boxes = _measured(table.box[rows]), _measured(table.true_box)
     found = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     for start, stop in _blocks(count):
         held = count[start:stop]
         position = np.repeat(np.arange(start, stop), held)
         within = np.arange(len(position)) - np.repeat(np.cumsum(held) - held, held)
         candidates = _Pairs(position, order[first[position] + within], np.zeros(0))
-        found.append(_overlapping(candidates, corners, true_corners, table.crowd, least))
+        found.append(_overlapping(candidates, boxes, true_boxes, table.crowd, least))
     return _Pairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
 
 
@@ -244,8 +244,14 @@ def _blocks(count: Ints) -> Iterator[tuple[int, int]]:
         start = stop
 
 
+def _measured(box: Floats) -> Floats:
+    """(5, b) left, top, right, bottom and area."""
+    left, top, right, bottom = box.T
+    return np.stack([left, top, right, bottom, (right - left) * (bottom - top)])
+
+
 def _overlapping(pairs: _Pairs, said: Floats, known: Floats, crowd: Bools, least: float) -> _Pairs:
-    """Those pairs that overlap by ``least`` or more, from (4, q) and (4, t) corners."""
+    """Those pairs that overlap by ``least`` or more, from (5, q) and (5, t) measured boxes."""
     i, j = pairs.said, pairs.known
     # Most pairs lie beside one another: the others are found by their width alone.
     width = np.minimum(said[2][i], known[2][j]) - np.maximum(said[0][i], known[0][j])
@@ -254,9 +260,8 @@ def _overlapping(pairs: _Pairs, said: Floats, known: Floats, crowd: Bools, least
     height = np.minimum(said[3][i], known[3][j]) - np.maximum(said[1][i], known[1][j])
     kept = np.flatnonzero(height > 0)
     i, j, inside = i[kept], j[kept], width[kept] * height[kept]
-    area = ((said[2] - said[0]) * (said[3] - said[1]))[i]
-    true_area = ((known[2] - known[0]) * (known[3] - known[1]))[j]
-    overlap = inside / np.where(crowd[j], area, area + true_area - inside)
+    union = np.where(crowd[j], said[4][i], said[4][i] + known[4][j] - inside)
+    overlap = inside / np.maximum(union, np.finfo(np.float64).tiny)
     kept = np.flatnonzero(overlap >= least)
     return _Pairs(i[kept], j[kept], overlap[kept])
 
@@ -306,7 +311,7 @@ def _outcome(
     preference = np.lexsort((-pairs.known, -pairs.overlap, ignored[pairs.known], pairs.said))
     taken = np.zeros((len(ignored), len(levels)), bool)
     present, found = _greedy(pairs.at(preference), group, levels, taken, table.crowd)
-    size = (table.box[rows, 2] - table.box[rows, 0]) * (table.box[rows, 3] - table.box[rows, 1])
+    size = _measured(table.box[rows])[4]
     outside = np.where((size < low) | (size > high), Outcome.IGNORED, Outcome.FALSE).astype(np.int8)
     outcome = np.tile(outside, (len(levels), 1))
     if len(present):
@@ -327,9 +332,7 @@ def _blank(table: BoxTable, answers: Ints) -> tuple[Judged, Judged]:
     )
 
 
-def _settle_hits(
-    table: BoxTable, rows: Ints, pairs: _Pairs, said: Judged, known: Judged, iou: float
-) -> None:
+def _settle_hits(table: BoxTable, rows: Ints, pairs: _Pairs, said: Judged, known: Judged, iou: float) -> None:
     """Writes down hits, what falls on crowds, and the true boxes that were found."""
     crowd = table.crowd[pairs.known]
     pairs = pairs.at(np.lexsort((-pairs.known, -pairs.overlap, crowd, pairs.said)))

@@ -120,9 +120,7 @@ class Segmentation(Task):
     def draw(self, pixels: NDArray[np.uint8], answer: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
         """The picture, the truth and the answer side by side."""
         count = len(self.classes)
-        return beside(
-            [pixels, draw_map(pixels, truth, count=count), draw_map(pixels, answer, count=count)]
-        )
+        return beside([pixels, draw_map(pixels, truth, count=count), draw_map(pixels, answer, count=count)])
 
     def show(self, pixels: NDArray[np.uint8], answer: NDArray[Any]) -> NDArray[np.uint8]:
         """The picture under the colours of its pixels' classes."""
@@ -154,7 +152,7 @@ def _mask_of(annotation: Annotation | None) -> Mask | None:
 
 
 def _edges(known: NDArray[np.uint8], said: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
-    """[k, 4] edge pixels of each class: true ones near an answered edge, true, answered near a true, answered."""
+    """[k, 4] edge pixels of each class: true ones near an answered edge, all, answered near a true, all."""
     near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * EDGE + 1, 2 * EDGE + 1))
     found = np.zeros((classes, 4), np.int64)
     for number in np.union1d(np.unique(known), np.unique(said)):

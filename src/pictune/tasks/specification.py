@@ -72,13 +72,8 @@ class Specification:
 
     @property
     def fill(self) -> Fill:
-        """What stands beside a picture; mirrored objects that nobody has named would teach something wrong."""
+        """What stands beside a picture; mirrored objects that nobody has named would teach wrongly."""
         return GREY if self.head else "reflect"
-
-
-def side_of(image_size: int) -> int:
-    """Shorter side of the pictures stored for training at an image size, pixels."""
-    return round(image_size * HEADROOM)
 
 
 def side_of(shorter: int) -> int:

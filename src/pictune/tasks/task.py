@@ -22,7 +22,6 @@ from pictune.data.sample import Annotation, Boxes, ClassMap, Sample
 from pictune.data.truths import Truths
 from pictune.tasks.table import Table
 
-
 SIDES = ("left", "top", "right", "bottom")
 
 
@@ -141,6 +140,13 @@ class Task(ABC):
         groups: NDArray[np.int64] | None,
     ) -> Table:
         """The one table of answers and truths from which every number derives."""
+
+    def thresholds_for(self, table: Table) -> tuple[float, ...]:
+        """From which score on an answer of each class should count, by a table of validation pictures.
+
+        Empty where nothing has to be chosen.
+        """
+        return ()
 
     def draw(
         self, pixels: NDArray[np.uint8], answer: NDArray[Any], truth: NDArray[Any]

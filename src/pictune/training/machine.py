@@ -156,7 +156,8 @@ class Machine:
             before = time.perf_counter()
             with self.autocast(precision):
                 outputs = _learning(trial(batch))
-            torch.stack([output.float().square().mean() for output in outputs]).sum().backward()
+            size = torch.stack([output.float().square().mean() for output in outputs]).sum()
+            size.backward()  # type: ignore[no-untyped-call]
             if not all(bool(torch.isfinite(output).all()) for output in outputs):
                 return None
             if self.device.type == "cuda":

@@ -25,7 +25,7 @@ from pictune.evaluation.report.audit_page import PICTURES_PER_GROUP, SHOWN_GROUP
 from pictune.evaluation.report.page import render_audit
 from pictune.evaluation.report.wording import plural
 from pictune.files import disk_errors, write_json, write_text
-from pictune.recipes import DataSection
+from pictune.recipe_sections import DataSection
 from pictune.verbs import reading
 from pictune.verbs.recipe import parse
 from pictune.version import __version__

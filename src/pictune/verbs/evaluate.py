@@ -15,8 +15,9 @@ from pictune.data.sample import SPLITS, Dataset
 from pictune.data.scanning import escape
 from pictune.errors import DataError, RunError
 from pictune.evaluation.reporting import Report
+from pictune.recipe_sections import DataSection
 from pictune.recipe_text import load_yaml
-from pictune.recipes import DataSection, Recipe, read_recipe
+from pictune.recipes import Recipe, read_recipe
 from pictune.run import Run
 from pictune.tasks.model import Model
 from pictune.training.machine import Machine

@@ -18,9 +18,10 @@ from pictune.data.scanning import escape
 from pictune.errors import DataError
 from pictune.evaluation.curves import fit_verdict
 from pictune.evaluation.measurement import measure
+from pictune.evaluation.report.pictures import Picture
 from pictune.evaluation.report.wording import plural
 from pictune.evaluation.reporting import Report, write_report
-from pictune.recipes import EvaluationSection
+from pictune.recipe_sections import EvaluationSection
 from pictune.run import Journal, Run
 from pictune.tasks.model import Model
 from pictune.verbs.reading import finding_rows
@@ -28,7 +29,13 @@ from pictune.verbs.reading import finding_rows
 THUMBNAIL = 112  # pixels a side in the report
 DRAWN_IMAGES, DRAWN_SIDE = 9, 900  # pictures with answers drawn on them, and their longer side in pixels
 PAIRS_SHOWN, KEYS_SHOWN, MISTAKES_SHOWN = 8, 6, 24
-DRAWN = {"log_loss": "loss", "accuracy": "accuracy", "map": "map", "map50": "map50", "mean_iou": "mean_iou"}  # over the epochs
+DRAWN = {
+    "log_loss": "loss",
+    "accuracy": "accuracy",
+    "map": "map",
+    "map50": "map50",
+    "mean_iou": "mean_iou",
+}  # over the epochs
 SERIOUS = frozenset({"trained_on_these"})  # warnings that take the numbers' worth away
 ALWAYS_TOLD = frozenset(
     {"possible_group", "class_not_in_val"}
@@ -117,15 +124,13 @@ def _thumbnails(
     samples: Sequence[Sample],
     pictures: Sequence[NDArray[np.uint8]],
     model: Model,
-) -> dict[str, NDArray[np.uint8] | bytes]:
+) -> dict[str, Picture]:
     """The pictures that the report shows, by key; with answers and truths where these lie on them."""
     pairs = measured.get("confused_pairs", ())[:PAIRS_SHOWN]
     shown = [key for pair in pairs for key in pair["keys"][:KEYS_SHOWN]]
     shown += [mistake["key"] for mistake in measured.get("mistakes", ())[:MISTAKES_SHOWN]]
     place = {sample.key: i for i, sample in enumerate(samples)}
-    found: dict[str, NDArray[np.uint8] | bytes] = {
-        key: clean_view(pictures[place[key]], THUMBNAIL, fit="pad") for key in shown
-    }
+    found: dict[str, Picture] = {key: clean_view(pictures[place[key]], THUMBNAIL, fit="pad") for key in shown}
     worst = [place[image["key"]] for image in measured.get("worst_images", ())[:DRAWN_IMAGES]]
     stored = [pictures[i] for i in worst]
     truths = model.task.truths([samples[i] for i in worst], stored)
@@ -231,7 +236,9 @@ def curves(run: Run) -> dict[str, Any]:
         "best_epoch": best,
     }
     if "val_loss" in drawn:
-        records = [{"epoch": row["epoch"], **{k: v[i] for k, v in drawn.items()}} for i, row in enumerate(rows)]
+        records = [
+            {"epoch": row["epoch"], **{k: v[i] for k, v in drawn.items()}} for i, row in enumerate(rows)
+        ]
         unseen = len(run.read("splits.json").get("splits", {}).get("val", ()))
         found["verdict"] = fit_verdict(records, unseen=unseen)
     return found

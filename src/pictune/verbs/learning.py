@@ -14,6 +14,7 @@ from torch import nn
 
 from pictune.data.augmentation import Augmentation, preview_grid
 from pictune.data.loading import Batches, Loader
+from pictune.data.sample import Dataset
 from pictune.errors import InputError, StoppedError
 from pictune.files import replace_file, write_text
 from pictune.models.boundary import Cut, cut
@@ -112,7 +113,9 @@ def _ship(
         "training": _told(run, recipe, soup, prepared.reading),
     }
     merge_lora(transferring.backbone_of(network))
-    Model(replace(specification, facts=facts), network.eval(), machine.device).save(run.model)
+    trained = Model(replace(specification, facts=facts), network.eval(), machine.device)
+    thresholds = _thresholds(trained, dataset, store)
+    Model(replace(trained.specification, thresholds=thresholds), network, machine.device).save(run.model)
     # What is judged is what is shipped, in full precision: the network that learnt may still compute in bf16.
     model = Model.load(run.model, device=machine.device)
     name = "test" if "test" in dataset.splits else "val"
@@ -127,6 +130,17 @@ def _ship(
         select_by=recipe.training.select_by,
         findings=dataset.findings,
     )
+
+
+def _thresholds(model: Model, dataset: Dataset, store: Sequence[Any]) -> tuple[float, ...]:
+    """From which score on an answer of each class counts, chosen on the validation pictures."""
+    if not model.task.legend:
+        return ()
+    rows = [i for i in dataset.splits["val"] if dataset.samples[i].annotation is not None]
+    samples = [dataset.samples[i] for i in rows]
+    said = model.answers([store[i] for i in rows], sizes=[(s.width, s.height) for s in samples])
+    keys, truths = [s.key for s in samples], [s.annotation for s in samples]
+    return model.task.thresholds_for(model.task.score(keys, said, truths, None))
 
 
 def _told(run: Run, recipe: Recipe, soup: Sequence[int], reading: str) -> dict[str, Any]:
@@ -177,7 +191,9 @@ class _Student:
         apart = self.prepared.reading != "pixels"
         made = cut(self.network, image_size=int(recipe.model.image_size)) if apart else None
         assert made is not None or not apart, "a cut that held once holds again"
-        pictures = Loaders(growing(self.lesson.train, recipe, self.lesson.view), self.lesson.val, self.lesson.seen)
+        pictures = Loaders(
+            growing(self.lesson.train, recipe, self.lesson.view), self.lesson.val, self.lesson.seen
+        )
         loaders = self.features(made, pictures, recipe) if made else pictures
         job = self.job(recipe, made, loaders)
         progress = fit(job)

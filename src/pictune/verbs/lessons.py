@@ -21,8 +21,8 @@ from pictune.data.augmentation import (
     build_augmentation,
 )
 from pictune.data.loading import Batches, Growing, Loader
-from pictune.data.truths import Truths
 from pictune.data.sample import Annotation, Dataset
+from pictune.data.truths import Truths
 from pictune.errors import RecipeError
 from pictune.recipes import Recipe
 from pictune.run import Run

@@ -20,7 +20,8 @@ from pictune.models.backbones import describe
 from pictune.models.freezing import NOTHING, reinitialise
 from pictune.models.hub import sha256_of
 from pictune.models.weights import Weights
-from pictune.recipes import DataSection, Recipe
+from pictune.recipe_sections import DataSection
+from pictune.recipes import Recipe
 from pictune.run import Run
 from pictune.tasks.kinds import KINDS, Rates
 from pictune.tasks.specification import Specification, side_of
@@ -100,7 +101,7 @@ def check_enough(dataset: Dataset) -> None:
         raise DataError(
             "no picture has a label",
             code="no_label",
-            instead=f"{dataset.task.capitalize()} needs pictures with {kind.unit}; there are none throughout.",
+            instead=f"{dataset.task.capitalize()} needs pictures with {kind.unit}; there are none at all.",
         )
     if len(dataset.classes) < kind.least_classes and not dataset.multilabel:
         raise DataError(

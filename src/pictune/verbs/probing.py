@@ -16,7 +16,8 @@ from pictune.data.sample import Annotation
 from pictune.models.boundary import Cut, cut, read_input
 from pictune.models.freezing import EVERYTHING_BELOW, freeze_layers, frozen_tensors, head_modules
 from pictune.models.losses import LOSSES
-from pictune.recipes import Choice, Recipe
+from pictune.recipe_sections import Choice
+from pictune.recipes import Recipe
 from pictune.tasks.task import Task
 from pictune.training.heads import HeadSetting, TrainedHeads, train_heads
 from pictune.training.schedules import SCHEDULES

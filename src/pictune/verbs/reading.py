@@ -22,7 +22,8 @@ from pictune.data.scanning import escape
 from pictune.data.splitting import split_dataset
 from pictune.errors import DataError, RunError
 from pictune.files import cache_folder
-from pictune.recipes import DataSection, Recipe
+from pictune.recipe_sections import DataSection
+from pictune.recipes import Recipe
 from pictune.run import Run
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,8 @@ from pictune.data.sample import Dataset
 from pictune.errors import RecipeError
 from pictune.models.freezing import EVERYTHING_BELOW, NOTHING
 from pictune.models.weights import Weights
-from pictune.recipes import Choice, Recipe
+from pictune.recipe_sections import Choice
+from pictune.recipes import Recipe
 from pictune.tasks.kinds import KINDS
 from pictune.verbs.tables import TABLES
 

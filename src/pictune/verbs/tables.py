@@ -13,7 +13,9 @@ from pictune.training.schedules import SCHEDULES
 from pictune.training.techniques import TECHNIQUES
 
 # Which task there is to learn is known when the data have been read; until then every loss may be meant.
-EVERY_LOSS = {part.name: part.build for kind in reversed(KINDS.values()) for part in kind.losses.values()}
+EVERY_LOSS = {
+    part.name: part.build for kind in reversed(list(KINDS.values())) for part in kind.losses.values()
+}
 
 TABLES: Tables = MappingProxyType(
     {

@@ -120,11 +120,10 @@ def train(
         MachineError: When disk or memory ran out.
         StoppedError: When a signal came; the run was saved.
     """
-    watcher = watcher or Silent()
     flags = {
         "model.name": model,
         "model.head": head,
-        "data.image_folder": None if images is None else str(Path(images).resolve()),
+        "data.image_folder": _place_of(images),
         "model.weights": weights,
         "model.image_size": image_size,
         "training.epochs": epochs if not extends(epochs) else None,
@@ -136,7 +135,7 @@ def train(
         "transfer.freeze": None if freeze is None else str(freeze),
         "transfer.layer_decay": layer_decay,
         "technique.rank": rank,
-        "transfer.teacher": None if teacher is None else str(Path(teacher).resolve()),
+        "transfer.teacher": _place_of(teacher),
         "training.preset": preset,
         "training.minutes": minutes,
         "transfer.cache": cache,
@@ -144,14 +143,24 @@ def train(
         "training.seed": seed,
         "data.allow_leaks": allow_leaks,
     }
-    path = Path(data)
+    path, watcher = Path(data), watcher or Silent()
     if (path / "status.json").is_file():
-        changed = [key for key, value in flags.items() if value is not None]
-        changed += [*settings, *(["--recipe"] if recipe else [])]
+        changed = _changed(flags, settings, recipe)
         return go_on(Run(path), epochs=epochs, changed=changed, watcher=watcher, progress=progress)
     _check_place(path, Path(runs), epochs)
     asked = parse(recipe, assignments=settings, flags=flags)
     return _start(path, asked, runs=Path(runs), name=name, new=new, watcher=watcher, progress=progress)
+
+
+def _changed(flags: Mapping[str, Any], settings: Sequence[str], recipe: Path | str | None) -> list[str]:
+    """Everything that was said about a run that has its recipe already."""
+    given = [key for key, value in flags.items() if value is not None]
+    return [*given, *settings, *(["--recipe"] if recipe else [])]
+
+
+def _place_of(path: Path | str | None) -> str | None:
+    """A path that means the same wherever the recipe is read."""
+    return None if path is None else str(Path(path).resolve())
 
 
 def _check_place(path: Path, runs: Path, epochs: int | str | None) -> None:

@@ -3,6 +3,9 @@
 Goes before the steps that a single picture gets: what is composed is a picture like any other, of the
 first one's size.
 
+What is shown must not be taken for background. So an object of which less than a fifth is left becomes a
+crowd, which is neither learnt nor held against anybody, and crowds stay while a pixel of them is in view.
+
 Shapes: h, w pixels of a picture; b boxes, rows of class, left, top, right, bottom, crowd (0 or 1).
 """
 
@@ -133,9 +136,7 @@ def _filling(piece: Piece, rng: np.random.Generator, width: int, height: int, zo
 
 
 def moved(piece: Piece, view: View, matrix: Matrix) -> Piece:
-    """A view of a piece.
-
-    Crowds stay as long as a pixel of them is shown: what is there must not be taken for background.
+    """A view of a piece; an object of which too little is shown becomes a crowd.
 
     Args:
         piece: What is looked at.
@@ -143,11 +144,12 @@ def moved(piece: Piece, view: View, matrix: Matrix) -> Piece:
         matrix: 3x3, from points of the piece to points of the canvas.
     """
     (tall, wide), (width, height) = piece.pixels.shape[:2], view.canvas
-    least = np.where(piece.boxes[:, 5] > 0, 0.0, LEAST_SHARE)
-    corners = piece.boxes[:, 1:5].astype(np.float64)
-    corners, kept = move_boxes(corners, matrix, width, height, least_share=least, from_size=(wide, tall))
+    move = partial(move_boxes, matrix=matrix, width=width, height=height, from_size=(wide, tall))
+    corners, kept = move(piece.boxes[:, 1:5].astype(np.float64), least_share=0.0)
+    _, enough = move(piece.boxes[:, 1:5].astype(np.float64), least_share=LEAST_SHARE)
     boxes = piece.boxes[kept]
     boxes[:, 1:5] = corners
+    boxes[~np.isin(kept, enough), 5] = 1
     mask = None if piece.mask is None else move_mask(piece.mask, matrix, width, height, outside=_IGNORED)
     return Piece(view.render(piece.pixels, matrix), boxes, mask)
 
@@ -170,7 +172,7 @@ def copy_paste(
 
     Objects are boxes with all that is in them, or, where there are masks and no boxes, connected pixels of
     one class; what is larger than ``largest`` is taken for background. An object of which over half lies in
-    a pasted box comes along. What is covered is cut, or dropped where less than a fifth of it is left.
+    a pasted box comes along. What is covered is cut.
     """
     require_ascending("copy_paste", factor=factor)
     return Composition(2, probability, partial(_pasted, share=share, factor=factor, largest=largest))
@@ -225,18 +227,19 @@ def _connected(mask: NDArray[np.uint8], rng: np.random.Generator, share: float, 
 
 
 def _uncovered(boxes: Rows, region: Region) -> Rows:
-    """The boxes around what a region leaves of them; those of which it leaves too little are dropped."""
+    """The boxes around what a region leaves of them; those of which it leaves too little become crowds."""
     rows = boxes.copy()
     kept = np.ones(len(rows), np.bool_)
     for number, (left, top, right, bottom) in enumerate(_pixels_of(rows)):
         visible = ~region[top:bottom, left:right]
         if visible.all():
             continue
-        least = 0 if rows[number, 5] > 0 else LEAST_SHARE
         across, down = np.flatnonzero(visible.any(axis=0)), np.flatnonzero(visible.any(axis=1))
-        if not len(across) or visible.mean() < least:
+        if not len(across):
             kept[number] = False
             continue
+        if visible.mean() < LEAST_SHARE:
+            rows[number, 5] = 1
         low, high = (left + across[0], top + down[0]), (left + across[-1] + 1, top + down[-1] + 1)
         rows[number, 1:3] = np.maximum(rows[number, 1:3], low)
         rows[number, 3:5] = np.minimum(rows[number, 3:5], high)

@@ -60,7 +60,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "ap50": ("AP 50", "average precision at an overlap of 0.50"),
     "ap75": ("AP 75", "average precision at an overlap of 0.75"),
     "iou": ("IoU", "pixels in both answer and truth, over pixels in either"),
-    "class_accuracy": ("Class accuracy", "the share of each class's pixels answered right, averaged over classes"),
+    "class_accuracy": (
+        "Class accuracy",
+        "the share of each class's pixels answered right, averaged over classes",
+    ),
     "boundary_f1": ("Boundary F1", "how well edges agree, within two pixels"),
     "pixel_accuracy": ("Pixel accuracy", "the share of pixels answered right"),
 }
