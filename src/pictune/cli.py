@@ -80,11 +80,16 @@ def _options(
 
 
 def _with_flags(
-    settings: list[str] | None, *, follow_outside: bool, max_bad: float | None = None
+    settings: list[str] | None,
+    *,
+    follow_outside: bool,
+    max_bad: float | None = None,
+    images: Path | None = None,
 ) -> list[str]:
     """The settings as given, and those that have a flag but no argument of the verb."""
     flags = ["data.follow_outside=true"] if follow_outside else []
     flags += [f"data.max_bad={max_bad}"] if max_bad is not None else []
+    flags += [f"data.image_folder={json.dumps(str(images.resolve()))}"] if images is not None else []
     return [*(settings or ()), *flags]
 
 
@@ -217,6 +222,7 @@ def _for_train(given: Mapping[str, Any]) -> dict[str, Any]:
     typed = dict(given)
     epochs, allowed = typed.pop("epochs"), typed.pop("allowed")
     flags = {"follow_outside": typed.pop("follow_outside"), "max_bad": typed.pop("max_bad")}
+    flags["images"] = typed.pop("images")
     del typed["as_json"]
     renamed = {
         "settings": _with_flags(typed.pop("settings"), **flags),

@@ -51,7 +51,6 @@ def train(
     settings: Sequence[str] = (),
     model: str | None = None,
     head: str | None = None,
-    images: Path | str | None = None,
     weights: str | None = None,
     image_size: int | None = None,
     epochs: int | str | None = None,
@@ -87,7 +86,6 @@ def train(
         settings: Texts such as ``loss.gamma=2``; every setting: ``pictune recipe``.
         model: ``cnn``, ``resnet9`` or any timm backbone.
         head: What stands on its maps: ``fcos`` for boxes, ``unet`` for masks.
-        images: Where the pictures are that a file of annotations speaks of.
         weights: ``auto``, ``hub``, ``none`` or a file.
         image_size: Side of the square the network sees, pixels.
         epochs: Passes over the training pictures; ``"+5"`` extends a finished run by five.
@@ -123,7 +121,6 @@ def train(
     flags = {
         "model.name": model,
         "model.head": head,
-        "data.image_folder": _place_of(images),
         "model.weights": weights,
         "model.image_size": image_size,
         "training.epochs": epochs if not extends(epochs) else None,
