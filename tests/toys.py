@@ -100,3 +100,62 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, str]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def scene(
+    number: int, *, side: int = 64
+) -> tuple[NDArray[np.uint8], list[tuple[str, list[int]]], NDArray[np.uint8]]:
+    """A picture with up to three shapes far apart: pixels, (shape, box) of each, and a mask (0 is ground)."""
+    generator = np.random.default_rng([number, side, 1])
+    pixels = generator.integers(20, 90, (side, side, 3), dtype=np.uint8)
+    mask = np.zeros((side, side), np.uint8)
+    objects = []
+    cells = generator.permutation(4)[: generator.integers(1, 4)]
+    for cell in cells:
+        kind = int(generator.integers(0, 2))
+        reach = int(generator.integers(side // 10, side // 6))
+        x = side // 4 + (side // 2) * int(cell % 2)
+        y = side // 4 + (side // 2) * int(cell // 2)
+        colour = [(220, 60, 60), (60, 80, 230)][kind]
+        for canvas, ink in ((pixels, colour), (mask, kind + 1)):
+            if kind == 0:
+                cv2.circle(canvas, (x, y), reach, ink, -1)
+            else:
+                cv2.rectangle(canvas, (x - reach, y - reach), (x + reach, y + reach), ink, -1)
+        objects.append((("circle", "square")[kind], [x - reach, y - reach, x + reach + 1, y + reach + 1]))
+    return pixels, objects, mask
+
+
+def box_table(root: Path, *, count: int = 36, side: int = 64) -> Path:
+    """A CSV of boxes beside its pictures, with splits: two thirds train, the rest val and test."""
+    rows = []
+    for number in range(count):
+        pixels, objects, _ = scene(number, side=side)
+        path = root / "pictures" / f"{number:03}.png"
+        _save(path, pixels)
+        split = ("train", "train", "train", "train", "val", "test")[number % 6]
+        for label, (left, top, right, bottom) in objects:
+            rows.append(
+                {
+                    **{"path": f"pictures/{path.name}", "label": label, "split": split},
+                    **{"xmin": str(left), "ymin": str(top), "xmax": str(right), "ymax": str(bottom)},
+                }
+            )
+    return _write_table(root / "boxes.csv", rows)
+
+
+def mask_folders(root: Path, *, count: int = 36, side: int = 64) -> Path:
+    """``images`` and ``masks`` with split folders, and the names of the classes."""
+    for number in range(count):
+        pixels, _, mask = scene(number, side=side)
+        split = ("train", "train", "train", "train", "val", "test")[number % 6]
+        _save(root / "images" / split / f"{number:03}.png", pixels)
+        _save(root / "masks" / split / f"{number:03}.png", mask)
+    (root / "classes.txt").write_text("ground\ncircle\nsquare\n", encoding="utf-8")
+    return root
+
+
+def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[:, :, ::-1])
+    path.write_bytes(cv2.imencode(".png", shown)[1].tobytes())

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from picture_folders import snapshot
 from PIL import Image
-from test_formats_boxes import turned
+from test_formats_boxes import CAT, turned
 
 from pictune.data.formats import read_dataset
 from pictune.data.formats.writing import WRITERS, write_dataset
@@ -326,6 +326,23 @@ def test_odd_file_names_are_read_back(tmp_path, format):
     again = read_dataset(tmp_path / "out")
     assert sorted(s.annotation.corners[0, 0] for s in again.samples) == list(range(1, len(names) + 1))
     assert kinds(again) <= {"unused_class"}
+
+
+def test_files_of_one_name_stay_apart(tmp_path):
+    names = ["a/b.png", "a_b.png", "c/b.png", "c/B.jpg", "A_B-2.png", "d/e.png"]
+    for seed, name in enumerate(names):
+        made.image(tmp_path / "root/images" / name, seed)
+    boxes = [annotation(n, n, [n, 10, 20, 20]) for n in range(1, len(names) + 1)]
+    made.text(tmp_path / "root/instances.json", json.dumps(document(boxes, names=names, categories=CAT)))
+    source = read_dataset(tmp_path / "root")
+    write_dataset(source, tmp_path / "out", format="voc")
+    again = read_dataset(tmp_path / "out")
+    assert len({Path(s.key).stem.casefold() for s in again.samples}) == len(names)
+    pairs = [
+        {(s.path.read_bytes(), float(s.annotation.corners[0, 0])) for s in found.samples}
+        for found in (source, again)
+    ]
+    assert pairs[0] == pairs[1]
 
 
 def test_splits_are_those_of_the_dataset_before_those_of_the_samples(tmp_path):

@@ -20,7 +20,9 @@ from pathlib import Path
 from pictune.data.decoding import DECODER, FileState, Limits, Picture, decode, read_bytes
 from pictune.data.facts import Facts, Gathering, Opened, Seen, recall, remember
 from pictune.data.finding import Finding, Outcome
+from pictune.data.formats.boxes import HARMLESS, LOST_BOXES, box_losses
 from pictune.data.formats.fitting import fit_sample
+from pictune.data.formats.sizes import upright_size
 from pictune.data.hashing import Appearance, appearance
 from pictune.data.headers import SUFFIXES, Note
 from pictune.data.pixels import PixelStore, PixelWriter, shrink, store_name
@@ -208,16 +210,48 @@ def _without_unusable(dataset: Dataset, seen: Seen, max_bad: float) -> tuple[Dat
     for number, (sample, checksum, (width, height)) in enumerate(
         zip(usable.samples, seen.checksums, seen.sizes, strict=True)
     ):
-        fitted, noticed = fit_sample(replace(sample, checksum=checksum), width=width, height=height)
+        fitted, noticed = fit_sample(
+            replace(sample, checksum=checksum),
+            width=width,
+            height=height,
+            orientation=_orientation(sample, (width, height)),
+        )
         findings += noticed
         if fitted is not None:
             samples.append(fitted)
             kept.append(number)
     usable = replace(usable, samples=tuple(samples), findings=(*dataset.findings, *seen.findings, *findings))
     if max_bad != math.inf:
-        for loss in losses(dataset, usable, max_bad):
+        _refuse_misfits(findings)
+        of_images = [f for f in usable.findings if f.code not in LOST_BOXES | HARMLESS]
+        for loss in (
+            *losses(dataset, replace(usable, findings=tuple(of_images)), max_bad),
+            *box_losses(usable, max_bad),
+        ):
             raise loss
     return usable, kept
+
+
+def _orientation(sample: Sample, size: tuple[int, int]) -> int:
+    """The EXIF orientation of a picture whose annotations speak of another size; 1 for all others."""
+    if not sample.width or (sample.width, sample.height) == size:
+        return 1
+    found = upright_size(sample.path)
+    return 1 if found is None else found.orientation
+
+
+def _refuse_misfits(findings: Sequence[Finding]) -> None:
+    """Raises one error with every picture that has another size than its annotations speak of."""
+    messages = [finding.message for finding in findings if finding.outcome is Outcome.REJECT]
+    if not messages:
+        return
+    more = [f"and {len(messages) - _MOST_SHOWN:,} more"] if len(messages) > _MOST_SHOWN else []
+    raise DataError(
+        f"{len(messages):,} picture{'s' * (len(messages) > 1)} and their annotations do not fit one another",
+        code="size_differs",
+        causes=[*messages[:_MOST_SHOWN], *more],
+        instead="Annotate these pictures as they are now, or put the old ones back.",
+    )
 
 
 def losses(before: Dataset, after: Dataset, max_bad: float) -> Iterator[DataError]:

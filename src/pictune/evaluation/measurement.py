@@ -11,13 +11,14 @@ import numpy as np
 
 from pictune.errors import DataError
 from pictune.evaluation import metrics
+from pictune.evaluation.box_measurement import measure_box_table
 from pictune.evaluation.calibration import answers, reliability
 from pictune.evaluation.class_numbers import ClassMeasure, ClassNumbers, overall
 from pictune.evaluation.confusion import ConfusedPair, confused_pairs, confusion_matrix, mistakes
 from pictune.evaluation.findings import Remark, remarks
 from pictune.evaluation.intervals import Clusters, Number
 from pictune.evaluation.pixel_numbers import measure_pixels
-from pictune.tasks.table import ClassTable, PixelTable, Table
+from pictune.tasks.table import BoxTable, ClassTable, PixelTable, Table
 
 MOST_COMPLAINTS = 5
 
@@ -134,7 +135,7 @@ def _measure_classes(table: ClassTable, resamples: int, confidence: float, seed:
 
 # What is measured on which kind of table; a new kind adds its line here.
 MEASURES: Mapping[type, Callable[[Any, int, float, int], Measurement | Measured]] = MappingProxyType(
-    {ClassTable: _measure_classes, PixelTable: measure_pixels}
+    {ClassTable: _measure_classes, BoxTable: measure_box_table, PixelTable: measure_pixels}
 )
 
 

@@ -28,7 +28,7 @@ SHOWN_FIRST = (
     *("accuracy", "exact_match", "balanced_accuracy", "macro_f1", "macro_roc_auc", "log_loss", "ece"),
     *("map", "map50", "map75", "precision", "recall", "mean_iou", "dice", "pixel_accuracy", "boundary_f1"),
 )
-RANKED_BY = ("f1", "ap", "iou")  # the first that a class has says how weak it is
+RANKED_BY = ("ap", "iou", "f1")  # the first that a class has says how weak it is
 WORST_CLASSES = 5
 SENTENCES = 5
 

@@ -219,12 +219,11 @@ class _Pairs(NamedTuple):
 
 def _near(table: BoxTable, rows: Ints, said: Ints, known: Ints, *, least: float) -> _Pairs:
     """The pairs with at least this overlap of predictions (``rows``) and truths whose keys are equal."""
-    order = np.argsort(known, kind="stable")
-    keys = known[order]
-    first = np.searchsorted(keys, said, "left")
-    count = np.searchsorted(keys, said, "right") - first
     boxes, true_boxes = _measured(table.box[rows]), _measured(table.true_box)
     found = [_Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    if not len(known):
+        return found[0]
+    order, first, count = _within_reach(boxes, true_boxes, said, known)
     for start, stop in _blocks(count):
         held = count[start:stop]
         position = np.repeat(np.arange(start, stop), held)
@@ -232,6 +231,25 @@ def _near(table: BoxTable, rows: Ints, said: Ints, known: Ints, *, least: float)
         candidates = _Pairs(position, order[first[position] + within], np.zeros(0))
         found.append(_overlapping(candidates, boxes, true_boxes, table.crowd, least))
     return _Pairs(*(np.concatenate(part) for part in zip(*found, strict=True)))
+
+
+def _within_reach(boxes: Floats, true_boxes: Floats, said: Ints, known: Ints) -> tuple[Ints, Ints, Ints]:
+    """An order of true boxes, and where in it each prediction's candidates begin, and how many they are.
+
+    Candidates begin left of the prediction's right side, and not further left of it than the widest of them
+    reaches; of 10,000 boxes side by side few are left.
+    """
+    left, width = true_boxes[0], true_boxes[2] - true_boxes[0]
+    order = np.lexsort((left, known))
+    keys, starts = np.unique(known[order], return_index=True)
+    widest = np.maximum.reduceat(width[order], starts)
+    reach = widest[np.minimum(np.searchsorted(keys, said), len(keys) - 1)]
+    # A key and a place from left to right make one number to search for.
+    places, span = np.sort(left), len(left) + 1
+    numbers = known[order] * span + np.searchsorted(places, left[order])
+    first = np.searchsorted(numbers, said * span + np.searchsorted(places, boxes[0] - reach))
+    last = np.searchsorted(numbers, said * span + np.searchsorted(places, boxes[2]))
+    return order, first, np.maximum(last - first, 0)
 
 
 def _blocks(count: Ints) -> Iterator[tuple[int, int]]:
@@ -253,7 +271,7 @@ def _measured(box: Floats) -> Floats:
 def _overlapping(pairs: _Pairs, said: Floats, known: Floats, crowd: Bools, least: float) -> _Pairs:
     """Those pairs that overlap by ``least`` or more, from (5, q) and (5, t) measured boxes."""
     i, j = pairs.said, pairs.known
-    # Most pairs lie beside one another: the others are found by their width alone.
+    # Most pairs lie beside or below one another, and are left out as soon as that is known.
     width = np.minimum(said[2][i], known[2][j]) - np.maximum(said[0][i], known[0][j])
     kept = np.flatnonzero(width > 0)
     i, j, width = i[kept], j[kept], width[kept]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from pictune.errors import DataError
 LISTS_OF_NAMES = ("classes.txt", "obj.names", "labels.txt")
 _YAML = (".yaml", ".yml")
 _MOST_BYTES = 1024**2  # of a YAML file
+_MOST_DEPTH = 50  # of lists in lists
+_BRACKETS = re.compile(r"[\[\]{}]")
 _MOST_TRIED = 200  # text files that are looked into to recognise a layout
 _NAMES = re.compile(r"^['\"]?names['\"]?\s*:", re.MULTILINE)
 _TRAIN = re.compile(r"^['\"]?(train|val)['\"]?\s*:", re.MULTILINE)
@@ -139,7 +142,10 @@ def _yaml(path: Path) -> Any:
         DataError: ``malformed``, or as `read_text`.
     """
     text = read_text(path, most=_MOST_BYTES)
+    depth = accumulate(1 if sign in "[{" else -1 for sign in _BRACKETS.findall(text))
     try:
+        if max(depth, default=0) > _MOST_DEPTH:  # the scanner takes long before it gives such a text up
+            raise ValueError("its lists are nested too deep")
         return yaml.BaseLoader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
