@@ -33,7 +33,7 @@ def test_a_recipe_of_yours_is_completed(tmp_path) -> None:
     answer = ask("recipe", file, "--set", "loss.gamma=3")
     read = yaml.safe_load(answer.out)
     assert (read["training"]["epochs"], read["loss"]["name"], read["loss"]["gamma"]) == (7, "focal", 3)
-    assert read["model"]["fit"] == "crop"
+    assert read["model"]["fit"] == "auto"
 
 
 def test_five_mistakes_are_five_lines_with_suggestions(tmp_path) -> None:

@@ -49,7 +49,13 @@ class BoxMeasurement:
             zip(self.measure.table.classes, self.measure.table.thresholds.tolist(), strict=True)
         )
         remarks = [remark.to_json() for remark in _remarks(self.measure)]
-        return {**found, "worst_images": worst, "thresholds": thresholds, "findings": remarks}
+        return {
+            **found,
+            "counted": "objects",
+            "worst_images": worst,
+            "thresholds": thresholds,
+            "findings": remarks,
+        }
 
     def images(self) -> list[dict[str, Any]]:
         """Objects found and missed, and answers that found none, of each image; crowds aside."""

@@ -65,7 +65,8 @@ class Report:
                 lines.append(f"  {name.replace('_', ' '):<20}{_with_interval(metrics[name])}")
         weak, by = _weakest(content["per_class"])
         if weak:
-            lines += ["", f"  weakest classes       {by:<25}recall                   images"]
+            unit = content.get("counted", "images")
+            lines += ["", f"  weakest classes       {by:<25}recall                   {unit}"]
             for row in weak:
                 score, recall = _with_interval(row[by]), _with_interval(row["recall"])
                 lines.append(f"  {row['class'][:20]:<22}{score:<25}{recall:<25}{row['support']}")

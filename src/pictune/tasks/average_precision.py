@@ -1,8 +1,8 @@
 """Average precision and average recall as COCO defines them, read from a table of matches.
 
-Precision is taken at 101 levels of recall, as the best that is reached at this recall or beyond, and averaged;
-recall is what at most so many predictions an image and class reach (Lin et al. 2014, arXiv 1405.0312). Both
-are averaged over overlaps of 0.5 to 0.95 and over the classes that have true boxes.
+Precision is taken at 101 levels of recall, as the best that is reached at this recall or beyond, and
+averaged; recall is what at most so many predictions an image and class reach (Lin et al. 2014, arXiv
+1405.0312). Both are averaged over overlaps of 0.5 to 0.95 and over the classes that have true boxes.
 
 Images may be given weights: one of weight w counts as if it were there w times. Where two predictions of one
 image and class have equal scores, the copies of each stand side by side.
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pictune.errors import DataError
-from pictune.tasks.matching import MOST, Matches, Outcome, match
+from pictune.tasks.matching import AREAS, LEVELS, MOST, Matches, Outcome, match
 from pictune.tasks.table import BoxTable
 
 Floats = NDArray[np.float64]
@@ -99,6 +99,7 @@ def resampled(matches: Matches, weights: NDArray[np.integer], *, area: str = "al
     """
     sets, classes = len(weights), len(matches.table.classes)
     assert weights.shape == (sets, len(matches.table)), weights.shape
+    assert len(matches.levels) == len(LEVELS), "average precision is an average over COCO's levels of overlap"
     found = np.full((4, sets, classes), np.nan)
     largest = int(max(np.diff(matches.starts).max(initial=0), len(matches.table), 1))
     step = max(1, min(_SETS, _BLOCK // largest))
@@ -177,27 +178,35 @@ def _interpolated(precision: Floats, recall: Floats) -> Floats:
     return np.asarray((best * first_reached).sum(axis=0) / len(RECALLS))
 
 
-def coco_numbers(matches: Matches) -> dict[str, float]:
-    """The twelve numbers of COCO, over all areas; NaN where there is no true box to find.
+def coco_by_class(matches: Matches, weights: NDArray[np.integer] | None = None) -> dict[str, Floats]:
+    """The twelve numbers of COCO, class by class, under r sets of weights.
+
+    Args:
+        matches: What was matched, over all areas.
+        weights: (r, n) how often each image counts; once each when None.
 
     Returns:
-        ``map``, ``map50``, ``map75``, then ``map`` of small, medium and large objects, ``mar`` with 1, 10 and
-        100 predictions an image and class, and ``mar`` of small, medium and large objects.
+        (r, k) by name, NaN for a class without such true boxes: ``map``, ``map50``, ``map75``; ``map`` of small,
+        medium and large objects; ``mar`` with 1, 10 and 100 predictions an image and class, and of small,
+        medium and large objects.
     """
-    by_area = {area: precision(matches, area=area) for area in matches.outcome}
-    whole = by_area["all"]
-    sizes = [area for area in by_area if area != "all"]
-    few = {f"mar{most}": class_mean(recall(matches, most=most)) for most in (1, 10)}
-    numbers = {
-        "map": whole.map,
-        "map50": whole.map50,
-        "map75": whole.map75,
-        **{f"map_{area}": by_area[area].map for area in sizes},
-        **few,
-        f"mar{MOST}": whole.mar,
-        **{f"mar_{area}": by_area[area].mar for area in sizes},
+    count = np.ones((1, len(matches.table)), np.int64) if weights is None else weights
+    whole, *by_size = (resampled(matches, count, area=area) for area in AREAS)
+    sizes = dict(zip([area for area in AREAS if area != "all"], by_size, strict=True))
+    return {
+        "map": whole.ap,
+        "map50": whole.ap50,
+        "map75": whole.ap75,
+        **{f"map_{area}": found.ap for area, found in sizes.items()},
+        **{f"mar{most}": recall(matches, most=most, weights=count) for most in (1, 10)},
+        f"mar{MOST}": whole.recall,
+        **{f"mar_{area}": found.recall for area, found in sizes.items()},
     }
-    return {name: float(values[0]) for name, values in numbers.items()}
+
+
+def coco_numbers(matches: Matches) -> dict[str, float]:
+    """The twelve numbers of COCO as `coco_by_class` names them; NaN where there is no true box to find."""
+    return {name: float(class_mean(values)[0]) for name, values in coco_by_class(matches).items()}
 
 
 def quick_numbers(table: BoxTable) -> dict[str, float]:

@@ -205,10 +205,15 @@ class Detection(Task):
         answer = answer[answer[:, 1] >= self._thresholds[answer[:, 0].astype(int)]]
         taught = truth[truth[:, 5] == 0]
         found, taken = _matched(answer, taught)
-        boxes = np.concatenate([taught[~taken, 1:5], answer[:, 2:6]])
-        colours = [MISSED] * int((~taken).sum()) + [RIGHT if hit else WRONG for hit in found]
-        numbers = [*taught[~taken, 0].astype(int), *answer[:, 0].astype(int)]
-        return draw_boxes(pixels, boxes, colours, [self.classes[number] for number in numbers])
+        hits = np.array(found, np.bool_)
+        parts = (
+            (RIGHT, answer[hits, 2:6], [""] * int(hits.sum())),  # only what went wrong is named
+            (MISSED, taught[~taken, 1:5], [self.classes[int(i)] for i in taught[~taken, 0]]),
+            (WRONG, answer[~hits, 2:6], [self.classes[int(i)] for i in answer[~hits, 0]]),
+        )
+        for colour, boxes, names in parts:
+            pixels = draw_boxes(pixels, boxes, [colour] * len(boxes), names)
+        return pixels
 
     def show(self, pixels: NDArray[np.uint8], answer: NDArray[Any]) -> NDArray[np.uint8]:
         """Boxes in the colours of their classes, with how sure each is."""

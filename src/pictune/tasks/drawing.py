@@ -35,10 +35,9 @@ def draw_boxes(
         names: (b) written at each box; empty for none.
     """
     drawn = pixels.copy()
-    thick = max(1, round(max(pixels.shape[:2]) / 300))
+    thick = max(1, round(max(pixels.shape[:2]) / 200))
     for box, colour, name in zip(boxes.round().astype(int).tolist(), colours, names, strict=True):
         left, top, right, bottom = box
-        cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), _INK, thick + 2)
         cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), colour, thick)
         if name:
             _write(drawn, name, (left, top), colour, size=max(pixels.shape[:2]) / 1100)

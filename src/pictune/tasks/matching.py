@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -31,21 +32,14 @@ Codes = NDArray[np.int8]
 
 LEVELS: Floats = np.linspace(0.5, 0.95, 10)
 AREAS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        "all": (0.0, 1e10),
-        "small": (0.0, 32.0**2),
-        "medium": (32.0**2, 96.0**2),
-        "large": (96.0**2, 1e10),
-    }
+    {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 )
 """Sizes of objects in pixels, both ends included, as COCO has them."""
 MOST = 100  # so many predictions of an image and class are judged, the surest ones
 NEAR = 0.1  # from this overlap on a prediction is about an object, if badly placed
 
-# An overlap of 1 is met by what rounding leaves of it.
-_ALMOST_ONE = 1 - 1e-10
-# So many pairs of boxes are compared at a time (some 60 MB).
-_BLOCK = 1_000_000
+_ALMOST_ONE = 1 - 1e-10  # an overlap of 1 is met by what rounding leaves of it
+_BLOCK = 1_000_000  # so many pairs of boxes are compared at a time (some 60 MB)
 
 
 class Outcome(IntEnum):
@@ -104,7 +98,7 @@ def match(
         kept = rank < most
         rows, group, rank = rows[kept], group[kept], rank[kept]
     known = _image_and_class(table, table.true_image, table.true_label)
-    pairs = _near(table, rows, group, known, least=_level(levels.min()))
+    pairs = _near(table, rows, group, known, least=min(float(levels.min()), _ALMOST_ONE))
     found = {name: _outcome(table, rows, group, pairs, levels, AREAS[name]) for name in areas}
     return Matches(
         table=table,
@@ -118,10 +112,7 @@ def match(
 
 
 class Verdict(IntEnum):
-    """What became of a box. FOUND and MISSED are for true boxes, IGNORED for both, the others for predictions.
-
-    The kinds of error are TIDE's (Bolya et al. 2020, arXiv 2008.08115).
-    """
+    """What became of a box; the kinds of error are TIDE's (Bolya et al. 2020, arXiv 2008.08115)."""
 
     BELOW = 0  # under its class's threshold: no answer
     HIT = 1
@@ -131,8 +122,8 @@ class Verdict(IntEnum):
     LOCATION = 5  # the right class, badly placed
     BOTH = 6  # badly placed on an object of another class
     BACKGROUND = 7  # on nothing
-    FOUND = 8
-    MISSED = 9
+    FOUND = 8  # a true box, as
+    MISSED = 9  # is this
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +181,7 @@ def judge(table: BoxTable, *, iou: float = 0.5) -> Verdicts:
     rows = answers[np.argsort(-table.score[answers], kind="stable")]
     pairs = _near(table, rows, table.image[rows], table.true_image, least=NEAR)
     same = table.label[rows[pairs.said]] == table.true_label[pairs.known]
-    placed, crowd = pairs.overlap >= _level(iou), table.crowd[pairs.known]
+    placed, crowd = pairs.overlap >= min(iou, _ALMOST_ONE), table.crowd[pairs.known]
     said, known = _blank(table, answers)
     _settle_hits(table, rows, pairs.at(same & placed), said, known, iou)
     open_ = ~crowd & (said.verdict[rows] == Verdict.BACKGROUND)[pairs.said]
@@ -309,7 +300,7 @@ def _greedy(pairs: _Pairs, group: Ints, levels: Floats, taken: Bools, shared: Bo
     changes = (np.diff(turn[order]) != 0) | (np.diff(place[order]) != 0)
     edges = np.concatenate([[0], np.flatnonzero(changes) + 1, [len(order)]]).tolist()
     found = np.full((len(present), len(levels)), -1, np.int64)
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         step = slice(start, stop)
         asking, wanted = slot[step], known[step]
         had, gone = found[asking], taken[wanted]
@@ -408,11 +399,6 @@ def _image_and_class(table: BoxTable, image: Ints, label: Ints) -> Ints:
 def _turns(group: Ints) -> Ints:
     """(b) the place of each within its group, from 0, in the order they stand in."""
     order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(group[order]) != 0]))[: len(group)]
     turns = np.zeros(len(group), np.int64)
-    turns[order] = np.arange(len(group)) - np.repeat(starts, np.diff(np.append(starts, len(group))))
+    turns[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
     return turns
-
-
-def _level(iou: float) -> float:
-    return min(float(iou), _ALMOST_ONE)

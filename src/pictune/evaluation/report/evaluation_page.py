@@ -61,7 +61,7 @@ def evaluation_context(report: Report, album: Album) -> Context:
         "findings": ranked_findings(report.get("findings") or ()),
         "multilabel": multilabel(report),
         "metrics": _metrics(shown_metrics(report)),
-        "per_class": _per_class(report.get("per_class") or ()),
+        "per_class": _per_class(report.get("per_class") or (), unit=report.get("counted") or "images"),
         "confusion": _confusion(report.get("confusion")),
         "pairs": _pairs(report.get("confused_pairs") or (), album),
         "mistakes": _mistakes(report.get("mistakes") or (), album),
@@ -156,7 +156,7 @@ def _metrics(metrics: Mapping[str, Report]) -> Context | None:
     return {"open": opened, "folded": folded} if rows else None
 
 
-def _per_class(rows: Sequence[Report]) -> Context | None:
+def _per_class(rows: Sequence[Report], *, unit: str) -> Context | None:
     if not rows:
         return None
 
@@ -180,6 +180,7 @@ def _per_class(rows: Sequence[Report]) -> Context | None:
     counted = [name for name in ("tp", "fn", "fp", "tn") if any(name in row for row in rows)]
     return {
         "by": by,
+        "unit": unit,
         "counted": counted,
         "columns": columns,
         "open": ordered[:OPEN_CLASSES],
