@@ -103,6 +103,13 @@ def test_matrices_on_squares_are_as_before():
     assert np.allclose(augmentation.matrix(64, 48, address(7, 1, 3)), MATRIX_BEFORE, rtol=0, atol=1e-12)
 
 
+@given(sides, sides, sides, st.floats(0.1, 1))
+def test_extents_on_squares_are_to_the_last_bit_as_before(wide, tall, size, crop):
+    for fit, side in (("crop", min(wide, tall)), ("pad", max(wide, tall))):
+        extent = View(size, fit=fit, crop=crop).extent(wide, tall)
+        assert extent == (wide / (side * crop), tall / (side * crop))
+
+
 # The clean view
 
 

@@ -266,6 +266,18 @@ def test_background_is_not_pasted():
     }  # without black, class 0
 
 
+def test_pixels_of_no_class_are_not_pasted():
+    other, below = painted([2, 3], masks=True), painted([1], masks=True)
+    nobody = np.where(other.mask == 0, 255, other.mask).astype(np.uint8)
+    none = np.zeros((0, 6), np.float32)
+    paste = COMPOSITIONS["copy_paste"].make(probability=1, largest=1, share=1, factor=(1, 1))
+    pieces = [Piece(below.pixels, none, below.mask), Piece(other.pixels, none, nobody)]
+    composed = paste(pieces, address(0, 0, 0))
+    assert set(np.unique(composed.mask)) == {0, 1, 2, 3}
+    kept = ~np.isin(composed.mask, (2, 3))
+    assert np.array_equal(composed.pixels[kept], below.pixels[kept])
+
+
 def test_what_is_covered_is_cut_and_becomes_a_crowd_where_too_little_is_left():
     def box_on_black(box: tuple[int, ...], label: int) -> Piece:
         pixels = np.zeros((60, 90, 3), np.uint8)

@@ -437,9 +437,10 @@ def test_scores_are_read_between_pixels():
 
 
 def test_scores_of_a_small_picture_are_averaged():
-    stripes = np.tile(np.array([0, 1], np.float32), (64, 32))
+    stripes = np.tile(np.array([0, 0, 0, 1, 1, 0, 0, 0], np.float32), (64, 8))
     matrix = View(64).matrix(8, 8)
-    assert np.allclose(restore_map(stripes, matrix, 8, 8), 0.5, atol=1e-5)
+    assert np.allclose(restore_map(stripes, matrix, 8, 8), 0.25, atol=1e-5)
+    assert np.allclose(restore_map(stripes[None], matrix, 8, 8), 0.25, atol=1e-5)
 
 
 def test_what_the_canvas_does_not_show_gets_the_nearest_answer():

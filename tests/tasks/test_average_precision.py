@@ -151,6 +151,16 @@ def test_one_perfect_box_has_average_precision_one():
     assert quick_numbers(table) == {"map": 1.0, "map50": 1.0}
 
 
+def test_of_equal_overlaps_the_last_box_is_taken():
+    said = [(0, 0, 0.9, [2, 0, 12, 10]), (0, 0, 0.8, [4, 0, 14, 10])]
+    first, last = (0, 0, [0, 0, 10, 10]), (0, 0, [4, 0, 14, 10])
+    for known, found in (([first, last], 51 / 101), ([last, first], 1)):
+        table = table_of(said, known)
+        numbers = coco_numbers(match(table))
+        assert numbers == pytest.approx(reference(table), nan_ok=True)
+        assert numbers["map50"] == pytest.approx(found)
+
+
 @pytest.mark.parametrize(
     ("said", "known"),
     [

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pictune.data.augmentation.moving import move_boxes, move_mask
+from pictune.data.augmentation.moving import LEAST_SHARE, move_boxes, move_mask
 from pictune.data.augmentation.steps import Matrix
 from pictune.data.masking import IGNORED, decode_mask
 from pictune.data.sample import Mask
@@ -98,7 +98,9 @@ class BoxTruths:
 
     def moved(self, truth: NDArray[Any], matrix: Matrix, width: int, height: int) -> NDArray[Any]:
         """[b', 6] what is left of them in a view."""
-        corners, kept = move_boxes(truth[:, 1:5].astype(np.float64), matrix, width, height)
+        # A crowd stays however little of it is seen: without it, what it covers would count as background.
+        least = np.where(truth[:, 5] > 0, 0.0, LEAST_SHARE)
+        corners, kept = move_boxes(truth[:, 1:5].astype(np.float64), matrix, width, height, least_share=least)
         rows = truth[kept]
         rows[:, 1:5] = corners
         return rows

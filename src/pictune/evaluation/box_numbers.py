@@ -4,7 +4,7 @@ Precision, recall and F1 at the model's thresholds are shares of boxes, with Wil
 trials (`pictune.evaluation.intervals`). So are average precision and recall over overlaps; their variance and
 bias come from a bootstrap that draws whole images, or whole groups (Efron 1979, Ann. Stat. 7). The draws'
 percentiles would be no intervals: average precision takes the best precision from a recall on, which images
-drawn twice push up, so that 95 % intervals of mAP held the truth 75 to 85 times of 100.
+drawn twice push up, so that in simulations 95 % intervals of mAP held the truth 75 to 85 times of 100.
 
 Shapes: n images, k classes, p predicted boxes, t true boxes, r draws.
 """
@@ -35,7 +35,6 @@ ABSENT = "no object here is of this class"
 NO_OBJECT = "no object here is of this size"
 ONE_CLUSTER = "all these objects are in one {}: it cannot show how another would fare"
 BACKGROUND = "background"
-
 RANKED = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar1", "mar10", "mar100")
 COUNTED = ("precision", "recall", "f1")
 BOX_CLASS_METRICS = ("ap", "ap50", "ap75", *COUNTED)
@@ -67,8 +66,8 @@ class BoxClassNumbers:
     def to_json(self) -> dict[str, Any]:
         """The class as it stands in report.json."""
         numbers = {name: number.to_json() for name, number in self.metrics.items()}
-        counts = {"tp": self.tp, "fp": self.fp, "fn": self.fn}
-        return {"class": self.name, "support": self.support, **numbers, **counts}
+        counts = {"support": self.support, "tp": self.tp, "fp": self.fp, "fn": self.fn}
+        return {"class": self.name, **counts, **numbers}
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class BoxMeasure:
 
     Args:
         table: What it was measured on.
-        matches: Which boxes belong together, as COCO sees it; for curves.
+        matches: Which boxes belong together, for curves.
         verdicts: What became of each box at the model's thresholds.
         confidence: Share of intervals that are to hold the truth.
         n_groups: Independent groups of images; the number of images when each stands for itself.
@@ -101,14 +100,13 @@ class BoxMeasure:
 
     def to_json(self) -> dict[str, Any]:
         """The stable shape of report.json, in plain types; numbers are finite or None."""
-        names = [*self.table.classes, BACKGROUND]
         return {
             "n": len(self.table),
             "n_groups": self.n_groups,
             "confidence": self.confidence,
             "metrics": {name: number.to_json() for name, number in self.metrics.items()},
             "per_class": [row.to_json() for row in self.classes],
-            "confusion": {"classes": names, "counts": self.confusion.tolist()},
+            "confusion": {"classes": [*self.table.classes, BACKGROUND], "counts": self.confusion.tolist()},
             "errors": dict(self.errors),
             "mistakes": [dict(mistake) for mistake in self.mistakes],
         }
@@ -180,10 +178,7 @@ def box_confusion(verdicts: Verdicts) -> Ints:
 
 
 def error_counts(verdicts: Verdicts) -> dict[str, int]:
-    """False predictions by kind; ``missed`` true boxes, and ``unnoticed`` ones.
-
-    Unnoticed are those of the missed that no class or location error lies on: TIDE's missed boxes.
-    """
+    """False predictions by kind, ``missed`` boxes, and ``unnoticed`` ones: no error is about them."""
     said, known = verdicts.said.verdict, verdicts.known
     kinds = {name: int((said == Verdict[name.upper()]).sum()) for name in ERRORS}
     missed = known.verdict == Verdict.MISSED
@@ -191,11 +186,7 @@ def error_counts(verdicts: Verdicts) -> dict[str, int]:
 
 
 def box_mistakes(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
-    """The images with misses or false predictions, those with the most of both first, at most 200.
-
-    Yields:
-        Key, missed true boxes, false predictions, and how many true boxes were found.
-    """
+    """The images with missed true boxes or false predictions, those with the most first, at most 200."""
     size = len(verdicts.table)
     found, false, missed = (np.bincount(image, minlength=size) for image, _ in _outcomes(verdicts))
     wrong = np.flatnonzero(false + missed)
@@ -207,11 +198,8 @@ def box_mistakes(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
 def _outcomes(verdicts: Verdicts) -> list[tuple[Ints, Ints]]:
     """Image and class of true boxes that were found, of false predictions, and of missed true boxes."""
     said, known = verdicts.said, verdicts.known
-    chosen = (
-        (known, known.verdict == Verdict.FOUND),
-        (said, said.verdict > Verdict.IGNORED),
-        (known, known.verdict == Verdict.MISSED),
-    )
+    found, missed = known.verdict == Verdict.FOUND, known.verdict == Verdict.MISSED
+    chosen = ((known, found), (said, said.verdict > Verdict.IGNORED), (known, missed))
     return [(judged.image[rows], judged.label[rows]) for judged, rows in chosen]
 
 
@@ -249,7 +237,7 @@ class _Shares:
             ]
         return numbers
 
-    def _numbers(self, name: str, hits: Floats, trials: Floats) -> Iterator[Number]:
+    def _numbers(self, name: str, hits: Floats, trials: Floats) -> list[Number]:
         """From (n, b) hits and trials of each image."""
         share = metrics.share_of(hits, trials)
         low, high = share_interval(
@@ -259,9 +247,8 @@ class _Shares:
             clusters=self.clusters,
             confidence=self.confidence,
         )
-        for ends in zip(share.value.tolist(), low.tolist(), high.tolist(), strict=True):
-            number = Number(*ends)
-            yield number.carried(metrics.f1_of_jaccard) if name == "f1" else number
+        numbers = map(Number, share.value.tolist(), low.tolist(), high.tolist())
+        return [number.carried(metrics.f1_of_jaccard) if name == "f1" else number for number in numbers]
 
 
 @dataclass(frozen=True)
@@ -294,10 +281,10 @@ class _Simulated:
             confidence=self.confidence,
             firmness=_FIRMNESS,
         )
-        rows = zip(self.value.tolist(), low.tolist(), high.tolist(), self.spread.units.tolist(), strict=True)
+        columns = (self.value, low, high, self.spread.units)
         return [
-            self._number(value, least, most, units) if units else Number(None, reason=ABSENT)
-            for value, least, most, units in rows
+            self._number(*row) if row[-1] else Number(None, reason=ABSENT)
+            for row in zip(*(column.tolist() for column in columns), strict=True)
         ]
 
     def overall(self, missing: str) -> Number:
@@ -317,8 +304,8 @@ class _Simulated:
             firmness=_FIRMNESS,
         )
         number = self._number(float(self.value[known].mean()), low, high, self.clusters.count)
-        left_out = len(self.support) - len(known)
-        return replace(number, note=f"over {len(known)} of {len(self.support)} classes" if left_out else "")
+        some = len(known) < len(self.support)
+        return replace(number, note=f"over {len(known)} of {len(self.support)} classes" if some else "")
 
     def _number(self, value: float, low: float, high: float, units: float) -> Number:
         if units < 2:
@@ -384,13 +371,10 @@ def _check(table: BoxTable) -> None:
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("image", "label", "score"), (said,))
     shapes |= dict.fromkeys(("true_image", "true_label", "crowd", "area"), (known,))
     shapes |= {"box": (said, 4), "true_box": (known, 4), "thresholds": (classes,)}
-    shapes |= {} if table.groups is None else {"groups": (images,)}
-    found = {name: np.shape(getattr(table, name)) for name in shapes}
-    causes = [
-        f"{name} has shape {found[name]}; {shape} was expected"
-        for name, shape in shapes.items()
-        if found[name] != shape
-    ]
+    if table.groups is not None:
+        shapes["groups"] = (images,)
+    found = ((name, np.shape(getattr(table, name)), shape) for name, shape in shapes.items())
+    causes = [f"{name} has shape {has}; {shape} was expected" for name, has, shape in found if has != shape]
     if not images or not classes:
         causes.append(f"there are {images} images and {classes} classes; one of each is the least")
     if not causes:
@@ -408,8 +392,9 @@ def _rules(table: BoxTable) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         yield f"{kind} that do not stand in the order of their images", np.diff(image) < 0
         yield f"{kind} of images that are not there", (image < 0) | (image >= len(table.keys))
         yield f"{kind} of classes that are not there", (label < 0) | (label >= len(table.classes))
-        yield f"{kind} with sides that are not numbers", ~np.isfinite(box)
-        yield f"{kind} that end before they begin", box[:, 2:] < box[:, :2]
+        left, top, right, bottom = box.T
+        yield f"{kind} with sides that are not numbers", ~np.isfinite(left + top + right + bottom)
+        yield f"{kind} that end before they begin", (right < left) | (bottom < top)
     yield "scores outside 0 to 1", ~((table.score >= 0) & (table.score <= 1))
     yield "areas that are not numbers", ~np.isfinite(table.area)
     yield "thresholds that are not numbers", ~np.isfinite(table.thresholds)

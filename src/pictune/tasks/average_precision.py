@@ -186,9 +186,9 @@ def coco_by_class(matches: Matches, weights: NDArray[np.integer] | None = None) 
         weights: (r, n) how often each image counts; once each when None.
 
     Returns:
-        (r, k) by name, NaN for a class without such true boxes: ``map``, ``map50``, ``map75``; ``map`` of small,
-        medium and large objects; ``mar`` with 1, 10 and 100 predictions an image and class, and of small,
-        medium and large objects.
+        (r, k) by name, NaN for a class without such true boxes: ``map``, ``map50``, ``map75``; ``map`` of
+        small, medium and large objects; ``mar`` with 1, 10 and 100 predictions an image and class, and of
+        small, medium and large objects.
     """
     count = np.ones((1, len(matches.table)), np.int64) if weights is None else weights
     whole, *by_size = (resampled(matches, count, area=area) for area in AREAS)

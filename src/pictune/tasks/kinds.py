@@ -75,6 +75,8 @@ class Kind:
         loss: A wish, such as ``auto``, and whether a picture may have several labels, to a loss's name.
         selects: The numbers by which the best weights may be chosen, the usual one first.
         head: What stands on the network's maps when nobody says; ``none`` for its own last layer.
+        canvas: Longer side of what the network sees on a CPU when nobody says, pixels; 0 where that is left
+            to the pictures.
         least_classes: That something can be learnt from.
         unit: What is learnt from, in the plural.
     """
@@ -86,6 +88,7 @@ class Kind:
     loss: Callable[[str, bool], str]
     selects: tuple[str, ...]
     head: str
+    canvas: int
     least_classes: int
     unit: str
 
@@ -186,6 +189,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             loss=lambda wanted, several: choose_loss(wanted, multilabel=several),
             selects=("accuracy", "balanced_accuracy", "macro_f1", "log_loss"),
             head="none",
+            canvas=0,
             least_classes=2,
             unit="labels",
         ),
@@ -197,6 +201,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             loss=_detection_loss,
             selects=("map", "map50"),
             head="fcos",
+            canvas=320,
             least_classes=1,
             unit="boxes",
         ),
@@ -208,6 +213,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             loss=_segmentation_loss,
             selects=("mean_iou", "pixel_accuracy"),
             head="unet",
+            canvas=384,
             least_classes=2,
             unit="masks",
         ),

@@ -39,6 +39,7 @@ MOST = 100  # so many predictions of an image and class are judged, the surest o
 NEAR = 0.1  # from this overlap on a prediction is about an object, if badly placed
 
 _ALMOST_ONE = 1 - 1e-10  # an overlap of 1 is met by what rounding leaves of it
+_ANY: Floats = np.zeros(1)  # the level where pairs have been chosen by their overlap already
 _BLOCK = 1_000_000  # so many pairs of boxes are compared at a time (some 60 MB)
 
 
@@ -183,11 +184,11 @@ def judge(table: BoxTable, *, iou: float = 0.5) -> Verdicts:
     same = table.label[rows[pairs.said]] == table.true_label[pairs.known]
     placed, crowd = pairs.overlap >= min(iou, _ALMOST_ONE), table.crowd[pairs.known]
     said, known = _blank(table, answers)
-    _settle_hits(table, rows, pairs.at(same & placed), said, known, iou)
+    _settle_hits(table, rows, pairs.at(same & placed), said, known)
     open_ = ~crowd & (said.verdict[rows] == Verdict.BACKGROUND)[pairs.said]
     _settle_errors(rows, pairs.at(open_), same[open_], placed[open_], said)
     wrong = ~crowd & ~same & placed & (said.verdict[rows] == Verdict.CLASS)[pairs.said]
-    _settle_misses(table, rows, pairs.at(wrong), said, known, iou)
+    _settle_misses(table, rows, pairs.at(wrong), said, known)
     return Verdicts(table, iou, said, known)
 
 
@@ -334,20 +335,18 @@ def _blank(table: BoxTable, answers: Ints) -> tuple[Judged, Judged]:
     verdict = np.full(len(table.image), Verdict.BELOW, np.int8)
     verdict[answers] = Verdict.BACKGROUND
     missed = np.where(table.crowd, Verdict.IGNORED, Verdict.MISSED).astype(np.int8)
-    size, true_size = len(verdict), len(missed)
-    return (
-        Judged(table.image, table.label, verdict, np.full(size, -1), np.zeros(size)),
-        Judged(table.true_image, table.true_label, missed, np.full(true_size, -1), np.zeros(true_size)),
-    )
+    nobody, nothing = (np.full(len(missed), -1), np.zeros(len(missed)))
+    said = Judged(table.image, table.label, verdict, np.full(len(verdict), -1), np.zeros(len(verdict)))
+    return said, Judged(table.true_image, table.true_label, missed, nobody, nothing)
 
 
-def _settle_hits(table: BoxTable, rows: Ints, pairs: _Pairs, said: Judged, known: Judged, iou: float) -> None:
-    """Writes down hits, what falls on crowds, and the true boxes that were found."""
+def _settle_hits(table: BoxTable, rows: Ints, pairs: _Pairs, said: Judged, known: Judged) -> None:
+    """Writes down hits, and what falls on crowds, from the pairs of one class at the right place."""
     crowd = table.crowd[pairs.known]
     pairs = pairs.at(np.lexsort((-pairs.known, -pairs.overlap, crowd, pairs.said)))
     group = _image_and_class(table, table.image, table.label)[rows]
     taken = np.zeros((len(table.crowd), 1), bool)
-    won = _won(pairs, *_greedy(pairs, group, np.array([iou]), taken, table.crowd))
+    won = _won(pairs, *_greedy(pairs, group, _ANY, taken, table.crowd))
     row = rows[won.said]
     on_crowd = table.crowd[won.known]
     said.verdict[row] = np.where(on_crowd, Verdict.IGNORED, Verdict.HIT)
@@ -359,8 +358,7 @@ def _settle_hits(table: BoxTable, rows: Ints, pairs: _Pairs, said: Judged, known
 
 def _won(pairs: _Pairs, present: Ints, found: Ints) -> _Pairs:
     """The pairs that `_greedy` made at its only level."""
-    given = found[np.searchsorted(present, pairs.said), 0] if len(present) else np.zeros(0, np.int64)
-    return pairs.at(given == pairs.known)
+    return pairs.at(found[np.searchsorted(present, pairs.said), 0] == pairs.known)
 
 
 def _settle_errors(rows: Ints, pairs: _Pairs, same: Bools, placed: Bools, said: Judged) -> None:
@@ -374,14 +372,12 @@ def _settle_errors(rows: Ints, pairs: _Pairs, same: Bools, placed: Bools, said: 
     said.partner[row], said.overlap[row] = pairs.known[first], pairs.overlap[first]
 
 
-def _settle_misses(
-    table: BoxTable, rows: Ints, wrong: _Pairs, said: Judged, known: Judged, iou: float
-) -> None:
+def _settle_misses(table: BoxTable, rows: Ints, wrong: _Pairs, said: Judged, known: Judged) -> None:
     """Writes down which error a missed box met with; ``wrong`` are the pairs of class errors."""
     wrong = wrong.at(np.lexsort((wrong.known, -wrong.overlap, wrong.said)))
     taken = (known.verdict != Verdict.MISSED)[:, None]
     nobody = np.zeros(len(table.crowd), bool)
-    won = _won(wrong, *_greedy(wrong, table.image[rows], np.array([iou]), taken, nobody))
+    won = _won(wrong, *_greedy(wrong, table.image[rows], _ANY, taken, nobody))
     row = rows[won.said]
     said.partner[row], said.overlap[row] = won.known, won.overlap
     known.partner[won.known], known.overlap[won.known] = row, won.overlap
@@ -393,7 +389,7 @@ def _settle_misses(
 
 def _image_and_class(table: BoxTable, image: Ints, label: Ints) -> Ints:
     """(b) one number for an image and a class."""
-    return np.asarray(image * max(len(table.classes), 1) + label)
+    return np.asarray(image * len(table.classes) + label)
 
 
 def _turns(group: Ints) -> Ints:

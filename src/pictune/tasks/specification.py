@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from pictune.data.augmentation import View
+from pictune.data.augmentation import DENSE_FILL, View
 from pictune.data.augmentation.view import Fill
 
-GREY = (124, 116, 104)  # about the mean of photographs
 HEADROOM = 1.15  # stored pictures are this much larger than the network's, so that crops stay sharp
 
 
@@ -73,7 +72,7 @@ class Specification:
     @property
     def fill(self) -> Fill:
         """What stands beside a picture; mirrored objects that nobody has named would teach wrongly."""
-        return GREY if self.head else "reflect"
+        return DENSE_FILL if self.head else "reflect"
 
 
 def side_of(shorter: int) -> int:

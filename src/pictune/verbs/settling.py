@@ -25,7 +25,7 @@ PRETRAINED, GPU_PRETRAINED = "mobilenetv4_conv_small", "resnet50"  # where the h
 SIZES = (64, 96, 128)  # pixels; the network sees the largest that the pictures fill
 SCRATCH_SIZES = (64, 96)  # without the hub's weights, on a CPU: many epochs are needed, so they must be cheap
 GPU_SIZE = 224
-DENSE_SIZE, GPU_DENSE_SIZE = 320, 640  # longer side of the canvas where what is learnt lies on the picture
+GPU_DENSE_SIZE = 640  # longer side of the canvas where what is learnt lies on the picture
 DENSE_STEP = 32  # pixels: sides of such a canvas are multiples, so that all maps fit on one another
 ALIKE = 0.05  # pictures whose shapes differ by less than this get a canvas of their own shape
 DENSE_VIEWS = {"fast": 4_000, "good": 10_000, "best": 25_000}
@@ -126,7 +126,7 @@ def _settle_canvas(recipe: Recipe, dataset: Dataset, *, gpu: bool) -> tuple[Reci
     usual = float(np.median(shapes))
     alike = float(np.mean(np.abs(shapes / usual - 1) < ALIKE)) > 0.9
     shape = usual if alike else 1.0
-    longer = GPU_DENSE_SIZE if gpu else DENSE_SIZE
+    longer = GPU_DENSE_SIZE if gpu else KINDS[dataset.task].canvas
     largest = float(np.median([max(s.width, s.height) for s in sized])) if sized else longer
     longer = min(longer, _stepped(largest))
     width = longer / max(shape, 1.0) if model.image_size == "auto" else float(model.image_size)

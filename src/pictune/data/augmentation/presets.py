@@ -67,7 +67,7 @@ PRESETS: Mapping[str, Sequence[Entry]] = MappingProxyType(
 #   that is stretched would show shapes that no picture has. It stands after the turn, which is then about
 #   the picture's own centre.
 # * Turns are small, and there is neither shear nor tilt: the box around a turned box is too large for what
-#   is round, by about 9 % a side at 5 degrees.
+#   is round, by about 8 % a side at 5 degrees.
 # * ``horizontal_flip`` as above: not in ``light``, where left and right may mean something.
 # * Light and colours as above. Nothing is erased: an object that nobody can see would still be asked for.
 #
