@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import yaml
 from asking import ask
 from test_training_techniques import Stopping, checksums
 
@@ -125,8 +126,10 @@ class TestSegmentation:
             assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-4)
 
     def test_with_another_loss(self, masks: Path, here: Path) -> None:
-        run = learn(masks, loss="dice", epochs=1)
+        run = learn(masks, "loss.label_smoothing=0.1", loss="0.5*dice+cross_entropy", epochs=1)
         assert report_of(run)["metrics"]["mean_iou"]["value"] is not None
+        loss = yaml.safe_load((run.path / "recipe.yaml").read_text())["loss"]
+        assert loss == {"name": "0.5*dice+cross_entropy", "smooth": 1.0, "label_smoothing": 0.1}
 
 
 CASES = {

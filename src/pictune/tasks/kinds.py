@@ -16,6 +16,7 @@ from pictune.models import segmenters
 from pictune.models.backbones import build_network
 from pictune.models.dense import DenseNetwork, Encoder
 from pictune.models.detectors import STRIDES, Fcos
+from pictune.models.loss_sums import LossesAndSums
 from pictune.models.losses import LOSSES, choose_loss
 from pictune.models.mask_losses import MASK_LOSSES, combined, parse_sum
 from pictune.models.preprocess import Preprocess
@@ -209,7 +210,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             task=_segmentation,
             network=_segmenter,
             taught=_taught_segmentation,
-            losses=MASK_LOSSES,
+            losses=LossesAndSums([part.build for part in MASK_LOSSES.values()]),
             loss=_segmentation_loss,
             selects=("mean_iou", "pixel_accuracy"),
             head="unet",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from pictune.data.augmentation import AUGMENTATIONS, MIXINGS
+from pictune.models.loss_sums import LossesAndSums
 from pictune.recipes import Tables
-from pictune.settings import Parts
 from pictune.tasks.kinds import KINDS
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.schedules import SCHEDULES
@@ -20,7 +20,7 @@ EVERY_LOSS = {
 TABLES: Tables = MappingProxyType(
     {
         "technique": TECHNIQUES,
-        "loss": Parts("loss", tuple(EVERY_LOSS.values())),
+        "loss": LossesAndSums(tuple(EVERY_LOSS.values())),
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
         "mixing": MIXINGS,
