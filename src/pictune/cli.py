@@ -93,6 +93,16 @@ def _with_flags(
     return [*(settings or ()), *flags]
 
 
+def _epochs(text: str | None) -> int | str | None:
+    """A number of epochs, or +N as it is."""
+    if text is None or text == "auto" or text.removeprefix("+").isdecimal():
+        return int(text) if text and text.isdecimal() else text
+    raise RecipeError(
+        f"--epochs {text} is no number of epochs",
+        instead="Give a whole number such as 20, or +5 to give a finished run five more.",
+    )
+
+
 def _minutes(text: str) -> float:
     """A time such as 90s, 10m or 2h, in minutes."""
     unit = {"s": 1 / 60, "m": 1.0, "h": 60.0}.get(text[-1:])
@@ -226,7 +236,7 @@ def _for_train(given: Mapping[str, Any]) -> dict[str, Any]:
     del typed["as_json"]
     renamed = {
         "settings": _with_flags(typed.pop("settings"), **flags),
-        "epochs": int(epochs) if epochs is not None and epochs.isdecimal() else epochs,
+        "epochs": _epochs(epochs),
         "learning_rate": typed.pop("lr"),
         "augmentation": typed.pop("augment"),
         "minutes": None if allowed is None else _minutes(allowed),

@@ -248,7 +248,7 @@ def test_a_pattern_freezes_just_what_it_fits(resnet, pattern, wanted):
         ("layer", r"no layer called 'layer'", "a number of groups and a pattern will do as well"),
         ("layer3.0.conv9", r"did you mean layer3.0.conv", "Its groups are"),
         ("-1", "no layer called '-1'", "Its groups are"),
-        ("", "no layer called ''", "Its groups are"),
+        ("", "it is empty", "Its groups are"),
         ("layer9.*", r"no layer fits the pattern 'layer9\.\*'", r"called conv1.0.weight, ..., fc.bias; see"),
         ("*", r"'\*' freezes every layer, and nothing is left to learn", "Use backbone"),
         ("[a-z]*", "freezes every layer", "Use backbone"),

@@ -134,7 +134,7 @@ class TestSegmentation:
 
 CASES = {
     "boxes": ("boxes", ()),
-    "boxes, frozen": ("boxes", ("transfer.freeze=backbone", "technique.name=full")),
+    "boxes, frozen": ("boxes", ("transfer.freeze=backbone",)),
     "boxes, layer by layer": ("boxes", ("technique.name=gradual", "transfer.layer_decay=0.7")),
     "boxes, adapters": ("boxes", ("technique.name=lora", "technique.rank=2")),
     "masks": ("masks", ()),
@@ -155,8 +155,8 @@ def test_stopped_and_continued_it_ends_the_same(case: str, boxes: Path, masks: P
 
 
 def test_frozen_layers_are_shipped_as_they_came(boxes: Path, here: Path) -> None:
-    frozen = learn(boxes, "transfer.freeze=backbone", "technique.name=full", epochs=1, runs=here / "a")
-    more = learn(boxes, "transfer.freeze=backbone", "technique.name=full", epochs=2, runs=here / "b")
+    frozen = learn(boxes, "transfer.freeze=backbone", epochs=1, runs=here / "a")
+    more = learn(boxes, "transfer.freeze=backbone", epochs=2, runs=here / "b")
     one, two = (Model.load(run.model).network.state_dict() for run in (frozen, more))
     encoder = [name for name in one if ".encoder." in name]
     assert encoder

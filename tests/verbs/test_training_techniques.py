@@ -25,6 +25,7 @@ from pictune.errors import RecipeError, StoppedError
 from pictune.run import Journal, Run
 from pictune.training import features
 from pictune.verbs import settling, transferring
+from pictune.verbs.evaluate import evaluate
 from pictune.verbs.train import Silent, train
 
 SETTINGS = tuple(word for word in QUICK if "." in word)
@@ -383,6 +384,27 @@ class TestProbe:
         assert len({row["weight_decay"] for row in rows}) > 1
         assert recipe_of(run)["optimizer"]["learning_rate"] == 0.0123
 
+    def test_its_head_is_kept_where_no_epoch_does_better(self, here, colours, weights) -> None:
+        run = learn(colours, weights, technique="head", epochs=1)
+        rows = [row for line in Journal(run.journal).lines("probe") for row in line["rows"]]
+        epochs = Journal(run.journal).lines("epoch")
+        assert rows[0]["val_accuracy"] > epochs[0]["val_accuracy"], "else this tests nothing"
+        facts = json.loads((run.model / "model.json").read_text())["facts"]
+        assert facts["training"]["weights of epoch"] == "none: the probe's head"
+        assert facts["validation"] == {k: v for k, v in rows[0].items() if k.startswith("val_")}
+        assert run.read("status.json")["best_epoch"] == 0
+        judged = evaluate(run, split="val").metrics["accuracy"]["value"]
+        assert judged == pytest.approx(rows[0]["val_accuracy"], abs=0.07)
+
+    def test_its_head_is_left_where_an_epoch_does_better(self, here, colours, weights) -> None:
+        run = learn(colours, weights, technique="head", epochs=12)
+        rows = [row for line in Journal(run.journal).lines("probe") for row in line["rows"]]
+        best = run.read("status.json")["best_epoch"]
+        merits = [(row["val_accuracy"], -row["val_log_loss"]) for row in Journal(run.journal).lines("epoch")]
+        probed = (rows[0]["val_accuracy"], -rows[0]["val_log_loss"])
+        assert (best == 0) == (probed > max(merits))
+        assert best == 0 or merits[best - 1] == max(merits)
+
     def test_where_everything_was_given_there_is_none(self, here, photos, weights) -> None:
         given = ("optimizer.name=adamw", "optimizer.learning_rate=0.01", "loss.name=cross_entropy")
         run = learn(photos, weights, *given, technique="head")
@@ -495,7 +517,8 @@ class TestMistakes:
         answer = ask("train", photos, *SMALL, "--weights", weights, "--teacher", "runs/teacher")
         assert answer.code == 2
         assert "was not trained on these classes" in answer.err
-        assert "it does not know square" in answer.err
+        assert "it knows circle, cross" in answer.err
+        assert "these data have circle, cross, square" in answer.err
         assert {path.name for path in (here / "runs").iterdir()} == {"teacher", "latest"}
 
     def test_through_python_they_are_recipe_errors(self, photos, weights, here) -> None:

@@ -154,6 +154,11 @@ def frozen_tensors(network: nn.Module, freeze: str) -> frozenset[str]:
         RecipeError: When there is no such layer or group, or nothing would be left to learn.
     """
     groups = layer_groups(network)
+    if not freeze:
+        raise RecipeError(
+            "transfer.freeze: it is empty",
+            instead=f"Its groups are {', '.join(group.name for group in groups[:-1])}; none freezes nothing.",
+        )
     if freeze == NOTHING:
         return frozenset()
     if freeze == EVERYTHING_BELOW:
@@ -184,7 +189,8 @@ def _fitting(network: nn.Module, pattern: str) -> frozenset[str]:
     if not found:
         raise RecipeError(
             f"transfer.freeze: no layer fits the pattern {pattern!r}",
-            instead=f"The network's tensors are called {names[0]}, ..., {names[-1]}; see pictune layers.",
+            instead="In a pattern * stands for anything and ? for one sign, as in a shell. "
+            f"The network's tensors are called {names[0]}, ..., {names[-1]}; see pictune layers.",
         )
     if len(found) == len(names):
         raise RecipeError(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from safetensors.torch import load_file
 from torch import nn
 
 from pictune.data.augmentation import Augmentation, preview_grid
 from pictune.data.loading import Batches, Loader
 from pictune.data.sample import Dataset
 from pictune.errors import InputError, StoppedError
-from pictune.files import replace_file, write_text
+from pictune.files import replace_file, write_tensors, write_text
 from pictune.models.boundary import Cut, cut
 from pictune.models.lora import merge_lora
 from pictune.recipe_text import dump_yaml
@@ -25,7 +26,7 @@ from pictune.run import Journal, Run
 from pictune.tasks.answering import Placing, answers
 from pictune.tasks.model import Model
 from pictune.tasks.specification import Specification
-from pictune.training.fitting import fit
+from pictune.training.fitting import fit, merit_of
 from pictune.training.job import Fit, Progress, Watcher
 from pictune.training.machine import Machine, place
 from pictune.training.optimizers import OPTIMIZERS
@@ -74,8 +75,14 @@ def learn(
     seconds = round(time.monotonic() - started, 1)
     run.note_time("finished", seconds=seconds)
     name = "test" if "test" in prepared.dataset.splits else "val"
-    run.write("status.json", {"state": "finished", "report": name, "best_epoch": progress.best_epoch + 1})
+    best = progress.best_epoch + 1 if soup else 0
+    run.write("status.json", {"state": "finished", "report": name, "best_epoch": best})
     return run
+
+
+def probe_rows(run: Run) -> list[dict[str, Any]]:
+    """What the probe found, the best first; nothing where there was none."""
+    return [row for line in Journal(run.journal).lines("probe") for row in line["rows"]]
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:
@@ -100,11 +107,8 @@ def _ship(
     """Writes the model, and judges it as it was written."""
     recipe, dataset, store = prepared.recipe, prepared.dataset, prepared.ingested.store
     assert store is not None, "training stores its pictures"
-    quick = {
-        k: v
-        for k, v in Journal(run.journal).lines("epoch")[progress.best_epoch].items()
-        if k.startswith("val_")
-    }
+    best = Journal(run.journal).lines("epoch")[progress.best_epoch] if soup else probe_rows(run)[0]
+    quick = {name: value for name, value in best.items() if name.startswith("val_")}
     facts = {
         "run": run.name,
         "fingerprint": dataset.fingerprint,
@@ -154,7 +158,7 @@ def _told(run: Run, recipe: Recipe, soup: Sequence[int], reading: str) -> dict[s
         + "".join(f", {key} {value}" for key, value in technique.settings.items()),
         "frozen": transfer.freeze if technique.name != "head" else "backbone",
         "epochs": f"{epochs}{planned}",
-        "weights of epoch": ", ".join(str(epoch + 1) for epoch in soup),
+        "weights of epoch": ", ".join(str(epoch + 1) for epoch in soup) or "none: the probe's head",
         "precision": training.precision,
         "optimizer": f"{recipe.optimizer.name}, rate {recipe.optimizer.settings['learning_rate']:g}",
         "epochs read": transferring.SHOWN[reading],
@@ -202,9 +206,29 @@ class _Student:
         )
         if self.folder.is_relative_to(self.run.path):
             shutil.rmtree(self.folder, ignore_errors=True)
+        if self.probe_did_better(progress):
+            self.watcher.say("No epoch did better than the probe's head in validation; that is kept.")
+            return recipe, progress, ()
         if len(soup) > 1:
             self.watcher.say(f"The weights of {len(soup)} epochs are averaged.")
         return recipe, progress, soup
+
+    @property
+    def probed_head(self) -> Path:
+        """Where the probe's best head waits for the epochs to do better."""
+        return self.run.checkpoints / "probe.safetensors"
+
+    def probe_did_better(self, progress: Progress) -> bool:
+        """Whether the head that the probe found beats every epoch; if so, it is in the network afterwards."""
+        rows = probe_rows(self.run)
+        if not rows or not self.probed_head.exists():
+            return False
+        quick = {name.removeprefix("val_"): value for name, value in rows[0].items()}
+        if merit_of(quick, self.prepared.recipe.training.select_by) <= progress.kept[0][:2]:
+            return False
+        head = load_file(self.probed_head)
+        probing.take_over(self.network, probing.Probed(tuple(rows), head["weight"], head["bias"]))
+        return True
 
     @property
     def folder(self) -> Path:
@@ -275,6 +299,9 @@ class _Student:
         journal.add("probe", rows=list(found.rows))
         self.watcher.say(found.sentence(recipe.training.select_by))
         if technique.head_only:
+            write_tensors(
+                self.probed_head, {"weight": found.weight, "bias": found.bias}, facts={"format": "pt"}
+            )
             return probing.with_best(recipe, found.rows[0])
         probing.take_over(self.network, found)
         return recipe

@@ -36,6 +36,7 @@ from pictune.verbs import settling
 
 WATCHED = settling.WATCHED
 GROWN_BY = 0.7  # share of the epochs after which pictures have their full size
+MOST_CLASSES = 20  # named in one sentence
 GROWTH = 16  # pixels a side by which they grow at least: more sizes would only cost time
 
 
@@ -197,8 +198,12 @@ def teacher_of(recipe: Recipe, dataset: Dataset, machine: Machine) -> Teacher | 
     if unknown or model.specification.multilabel != dataset.multilabel:
         raise RecipeError(
             f"transfer.teacher: {transfer.teacher} was not trained on these classes",
-            causes=[f"it does not know {name}" for name in unknown[:5]]
-            or ["one of the two has several labels a picture, and the other has one"],
+            causes=[
+                f"it knows {', '.join(known[:MOST_CLASSES])}",
+                f"these data have {', '.join(dataset.classes[:MOST_CLASSES])}",
+            ]
+            if unknown
+            else ["one of the two has several labels a picture, and the other has one"],
             instead="Choose a teacher that was trained on the same classes.",
         )
     return Teacher(

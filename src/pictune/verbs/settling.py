@@ -257,10 +257,10 @@ def settle_time(
         epoch *= CACHED_SHARE
     left = (1 - RESERVE) * seconds - before - after
     fitting = int(left / epoch) if epoch else 0
-    told = f"{recipe.training.minutes:g} minutes"
+    told = _in_words(recipe.training.minutes)
     if left <= 0 or (fitting < 1 and not given):
         raise RecipeError(
-            f"{told} are too short: an epoch of {train:,} pictures takes about {max(epoch, 1):.0f} s here",
+            f"{told} is too short: an epoch of {train:,} pictures takes about {max(epoch, 1):.0f} s here",
             instead="Allow more time, or use a smaller --model, --image-size, or --technique head.",
         )
     wanted = int(recipe.training.epochs)
@@ -268,6 +268,13 @@ def settle_time(
         return recipe, left, {}
     settled = recipe.with_values(training={"epochs": fitting})
     return settled, left, {"training.epochs": f"auto: {fitting} of {wanted} epochs fit into {told}"}
+
+
+def _in_words(minutes: float) -> str:
+    """A length of time as people say it."""
+    if minutes < 1:
+        return f"{60 * minutes:g} s"
+    return "1 minute" if minutes == 1 else f"{minutes:g} minutes"
 
 
 def _technique(recipe: Recipe, *, pretrained: bool, dense: bool) -> tuple[str, str]:

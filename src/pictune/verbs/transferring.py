@@ -117,6 +117,18 @@ def shape_network(network: nn.Module, recipe: Recipe) -> None:
             seed=recipe.training.seed,
         )
         return
+    if freeze == EVERYTHING_BELOW and not technique.head_only:
+        raise RecipeError(
+            f"transfer.freeze=backbone leaves the head alone to learn, and technique.name="
+            f"{recipe.technique.name} trains more than that",
+            instead="Leave the technique out, or say technique.name=head; or freeze less.",
+        )
+    if technique.head_only and recipe.transfer.layer_decay != 1:
+        raise RecipeError(
+            f"transfer.layer_decay={recipe.transfer.layer_decay:g} slows lower layers, and with "
+            "technique.name=head none of them learns",
+            instead="Leave it out, or choose another technique.",
+        )
     if technique.head_only and freeze not in {NOTHING, EVERYTHING_BELOW}:
         raise RecipeError(
             f"transfer.freeze={freeze} contradicts technique.name=head, which freezes all but the head",
