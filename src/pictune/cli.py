@@ -138,6 +138,9 @@ def _print_run(verb: str, started: float, run_path: Path, *, as_json: bool) -> N
 def _print_report(verb: str, started: float, run_path: Path, report: Report, *, as_json: bool) -> None:
     if as_json:
         facts = {"run": _shown(run_path), "report": _shown(report.folder), "metrics": report.metrics}
+        for finding in report.content["findings"]:
+            if finding["severity"] == "serious":  # numbers alone would be believed
+                typer.echo(f"pictune: {finding['message']}", err=True)
         _print_json(verb, started, facts)
     else:
         typer.echo(replace(report, folder=Path(_shown(report.folder))).summary())

@@ -132,6 +132,15 @@ class TestSegmentation:
         assert loss == {"name": "0.5*dice+cross_entropy", "smooth": 1.0, "label_smoothing": 0.1}
 
 
+def test_a_run_starts_from_what_another_one_has_learnt(detector: Run, masks: Path, here: Path) -> None:
+    weights = detector.model / "weights.safetensors"
+    run = learn(masks, weights=str(weights), epochs=1, freeze="backbone")
+    before, after = Model.load(detector.model), Model.load(run.model)
+    one, two = (model.network.state_dict() for model in (before, after))
+    encoder = [name for name in one if ".encoder." in name]
+    assert all(bool((one[name] == two[name]).all()) for name in encoder)
+
+
 CASES = {
     "boxes": ("boxes", ()),
     "boxes, frozen": ("boxes", ("transfer.freeze=backbone",)),

@@ -511,6 +511,19 @@ class TestMistakes:
         assert answer.out == ""
         assert not (here / "runs").exists()
 
+    def test_a_teacher_that_knows_the_test_pictures(self, here, photos, weights) -> None:
+        swapped = here / "swapped"
+        shutil.copytree(photos, swapped)
+        (swapped / "test").rename(swapped / "kept")
+        (swapped / "train").rename(swapped / "test")
+        (swapped / "kept").rename(swapped / "train")
+        learn(swapped, weights, technique="full", epochs=1, name="teacher")
+        heard = Listening()
+        run = learn(photos, weights, technique="full", epochs=1, teacher="runs/teacher", watcher=heard)
+        assert any("pictures of the test split have trained the teacher" in said for said in heard.said)
+        told = {finding["code"]: finding["severity"] for finding in report_of(run.path)["findings"]}
+        assert told["taught_on_these"] == "serious"
+
     def test_a_teacher_of_other_classes(self, here, photos, weights) -> None:
         two = toys.shape_folders(here / "two", counts={"circle": 12, "cross": 12})
         assert learn(two, weights, technique="full", epochs=1, name="teacher").state == "finished"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".pth", ".pt")
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # names under which training scripts keep the weights
 PREFIXES = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+INSIDE = ("backbone.encoder.network.", "backbone.")  # where the network is in a model that a run shipped
 LISTED = 5  # how many names an error lists of each kind
 STARTER = Path(__file__).parent / "starter"  # what we trained ourselves; its README says on what
 STARTER_LICENCE = "apache-2.0"
@@ -185,7 +186,8 @@ def _published(network: str) -> Published:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Reads a file of weights: names to tensors, on the CPU.
 
-    A training script's checkpoint is unwrapped by one rule: the tensors lie at the top, or in the
+    A model that a run shipped gives its network, a detector's or segmenter's its encoder. A training script's
+    checkpoint is unwrapped by one rule: the tensors lie at the top, or in the
     first of ``state_dict``, ``model_state_dict``, ``model`` that is there; and a ``module.`` or
     ``_orig_mod.`` in front of every name is cut off.
 
@@ -227,8 +229,17 @@ def _unwrapped(content: object) -> object:
         for prefix in PREFIXES:
             if inner and all(str(name).startswith(prefix) for name in inner):
                 inner = {str(name).removeprefix(prefix): value for name, value in inner.items()}
-        return inner
+        return _of_a_run(inner)
     return content
+
+
+def _of_a_run(tensors: dict[str, object]) -> dict[str, object]:
+    """The network alone, where a model that a run shipped stands around it; anything else as it is."""
+    if "preprocess.mean" not in tensors:
+        return tensors
+    inside = next((p for p in INSIDE if any(str(name).startswith(p) for name in tensors)), "")
+    kept = ((str(name), value) for name, value in tensors.items())
+    return {name.removeprefix(inside): value for name, value in kept if name.startswith(inside)}
 
 
 def _checked(tensors: object, path: Path) -> dict[str, Tensor]:

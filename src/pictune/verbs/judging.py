@@ -36,7 +36,7 @@ DRAWN = {
     "map50": "map50",
     "mean_iou": "mean_iou",
 }  # over the epochs
-SERIOUS = frozenset({"trained_on_these"})  # warnings that take the numbers' worth away
+SERIOUS = frozenset({"trained_on_these", "taught_on_these"})  # warnings that take the numbers' worth away
 ALWAYS_TOLD = frozenset(
     {"possible_group", "class_not_in_val"}
 )  # warnings about a part of the data that concern every number

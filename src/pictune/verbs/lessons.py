@@ -20,6 +20,7 @@ from pictune.data.augmentation import (
     View,
     build_augmentation,
 )
+from pictune.data.finding import Finding, Outcome
 from pictune.data.loading import Batches, Growing, Loader
 from pictune.data.sample import Annotation, Dataset
 from pictune.data.truths import Truths
@@ -180,6 +181,24 @@ def growing(train: Loader, recipe: Recipe, view: View) -> Batches:
     loaders = [replace(train, look=augmentation_of(recipe, small)) for small in views]
     starts = [round(GROWN_BY * epochs * step / steps) for step in range(steps + 1)]
     return Growing([*loaders, train], starts)
+
+
+def told_by_teacher(recipe: Recipe, dataset: Dataset) -> list[Finding]:
+    """A warning when the teacher has learnt from pictures that are to judge its pupil, by their content."""
+    if recipe.transfer.teacher is None:
+        return []
+    learnt = set(Run(Path(recipe.transfer.teacher)).read("splits.json").get("learnt_from", ()))
+    name = "test" if "test" in dataset.splits else "val"
+    judging = [dataset.samples[i].checksum for i in dataset.splits[name]]
+    known = sum(checksum in learnt for checksum in judging)
+    if not known:
+        return []
+    message = (
+        f"{known:,} of the {len(judging):,} pictures of the {name} split have trained the teacher or chosen "
+        "its weights, and what it knows of them is passed on: the numbers flatter. Give both runs the same "
+        "split, such as by the same seed."
+    )
+    return [Finding("taught_on_these", Outcome.WARN, "", message)]
 
 
 def teacher_of(recipe: Recipe, dataset: Dataset, machine: Machine) -> Teacher | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from pictune.tasks.specification import Specification
 from pictune.training.job import Watcher
 from pictune.training.machine import Machine
 from pictune.verbs import reading, settling
-from pictune.verbs.lessons import WATCHED, teacher_of
+from pictune.verbs.lessons import WATCHED, teacher_of, told_by_teacher
 from pictune.verbs.preparing import Prepared, check_enough, first_network, open_named, specify
 from pictune.verbs.probing import open_settings as open_settings_of
 from pictune.verbs.transferring import SHOWN, settle_reading
@@ -69,6 +69,9 @@ def prepare(path: Path, asked: Recipe, *, watcher: Watcher, progress: reading.Pr
     dataset = reading.split_pictures(ingested, recipe, clusters)
     check_enough(dataset)
     teacher_of(recipe, dataset, machine)  # a mistake is told before a run is begun
+    for finding in (doubts := told_by_teacher(recipe, dataset)):
+        watcher.say(finding.message)
+    dataset = replace(dataset, findings=(*dataset.findings, *doubts))
     open_settings = open_settings_of(recipe)
     recipe, more = settling.settle_training(recipe, dataset, gpu=gpu, start=weights.kind)
     specification = specify(recipe, dataset, weights)
