@@ -22,8 +22,12 @@ class Look:
     size: int = 0
     height: int = 0
 
-    def with_matrix(self, pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def with_matrix(
+        self, pixels: np.ndarray, rng: np.random.Generator, *, boxes: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         return self.change(pixels, rng), np.eye(3)
 
-    def matrix(self, width: int, height: int, rng: np.random.Generator) -> np.ndarray:
+    def matrix(
+        self, width: int, height: int, rng: np.random.Generator, *, boxes: np.ndarray | None = None
+    ) -> np.ndarray:
         return np.eye(3)

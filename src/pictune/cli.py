@@ -149,16 +149,19 @@ def _print_report(verb: str, started: float, run_path: Path, report: Report, *, 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Gets the pictures and the run.")] = Path("pictune-demo"),
+    task: Annotated[
+        str, typer.Option(help="What is learnt: classification, detection or segmentation.")
+    ] = "classification",
     seed: Annotated[int, typer.Option(help="Where all randomness starts.")] = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Train and judge a classifier on digits drawn into photographs; about a minute, no download."""
+    """Train and judge a model on digits drawn into photographs; about a minute, no download."""
     started = time.monotonic()
     steady_threads()
     from pictune.verbs.demo import demo as verb
 
     with bars() as shown:
-        run = verb(folder, seed=seed, watcher=shown, progress=shown.opened)
+        run = verb(folder, task=task, seed=seed, watcher=shown, progress=shown.opened)
     _print_run("demo", started, run.path, as_json=as_json)
 
 

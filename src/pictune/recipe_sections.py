@@ -87,8 +87,9 @@ class ModelSection:
     head: Annotated[
         str,
         Setting(
-            "what stands on the network's maps: fcos for boxes, unet for masks",
-            choices=("auto", "none", "fcos", "unet"),
+            "what stands on the network's maps, such as fcos for boxes or unet for masks; none is its own "
+            "last layer",
+            choices=("auto", "none", "fcos", "unet", "fpn", "deeplabv3plus", "segformer"),
         ),
     ] = "auto"
     fit: Annotated[

@@ -42,6 +42,7 @@ class Recipe:
     schedule: Choice = field(default_factory=Choice)
     augmentation: AugmentationSection = field(default_factory=AugmentationSection)
     mixing: Choice = field(default_factory=Choice)
+    composition: Choice = field(default_factory=Choice)
     training: TrainingSection = field(default_factory=TrainingSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
 
@@ -85,7 +86,7 @@ def read_recipe(given: Mapping[str, Any], tables: Tables) -> Recipe:
     Args:
         given: Sections and their values; what is left out takes its default.
         tables: The tables of parts by section name (``technique``, ``loss``, ``optimizer``,
-            ``schedule``, ``mixing``) and the augmentation steps under ``augmentation``.
+            ``schedule``, ``mixing``, ``composition``) and the augmentation steps under ``augmentation``.
 
     Raises:
         RecipeError: With every mistake, each with the nearest known name.

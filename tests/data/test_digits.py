@@ -99,7 +99,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 def test_the_ink_lies_where_the_placement_says(sources):
     for placement in digits.placements(sources, images=30, size=64, seed=2):
-        ink = digits.coverage(placement, sources, size=64)
+        ink = digits.coverage(placement, sources, width=64, height=64)
         assert ink.min() >= 0
         assert ink.max() > 0.9
         y, x = (np.mgrid[0:64, 0:64] + 0.5) * ink
@@ -114,7 +114,7 @@ def test_the_ink_lies_where_the_placement_says(sources):
 def test_every_digit_stands_out_from_what_lies_behind(sources):
     luma = np.array((0.299, 0.587, 0.114))
     for placement in digits.placements(sources, images=60, size=48, seed=0):
-        ink = digits.coverage(placement, sources, size=48)
+        ink = digits.coverage(placement, sources, width=48, height=48)
         brightness = digits.draw(placement, sources, size=48) @ luma
         around = (cv2.dilate(ink, np.ones((5, 5))) > 0.05) & (ink < 0.05)
         assert abs(brightness[ink > 0.9].mean() - brightness[around].mean()) > 25

@@ -609,6 +609,12 @@ def _camvid(root: Path) -> Path:
     return root
 
 
+def _with_notes(root: Path) -> Path:
+    """Masks beside a file of notes in which a number of images is named: that is no list of annotations."""
+    (_camvid(root) / "notes.json").write_text('{"images": 6, "annotations": true}', encoding="utf-8")
+    return root
+
+
 def _classes(root: Path) -> Path:
     for seed, name in enumerate(("cat/a.jpg", "cat/b.jpg", "dog/a.jpg")):
         made.image(root / name, seed)
@@ -624,6 +630,7 @@ RECOGNISED = [
     ("coco", lambda root: _roboflow(root, labels="coco")),
     ("masks", _split_masks),
     ("masks", _camvid),
+    ("masks", _with_notes),
     ("folders", _classes),
 ]
 

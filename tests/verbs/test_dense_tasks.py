@@ -146,7 +146,9 @@ CASES = {
     "boxes, frozen": ("boxes", ("transfer.freeze=backbone",)),
     "boxes, layer by layer": ("boxes", ("technique.name=gradual", "transfer.layer_decay=0.7")),
     "boxes, adapters": ("boxes", ("technique.name=lora", "technique.rank=2")),
+    "boxes, mosaic": ("boxes", ("composition.name=mosaic",)),
     "masks": ("masks", ()),
+    "masks, copy and paste": ("masks", ("composition.name=copy_paste", "model.head=fpn")),
     "masks, heavy augmentation": ("masks", ("augmentation.preset=heavy",)),
 }
 
@@ -178,6 +180,8 @@ def test_frozen_layers_are_shipped_as_they_came(boxes: Path, here: Path) -> None
     ("settings", "words"),
     [
         (("mixing.name=mixup",), "mixing.name"),
+        (("model.head=unet",), "model.head=unet is not for detection"),
+        (("composition.name=mosaik",), "did you mean mosaic"),
         (("training.class_weights=balanced",), "training.class_weights"),
         (("model.image_size=50",), "multiples of 32"),
         (("loss.name=dice",), "cannot learn from boxes"),

@@ -7,14 +7,10 @@ in which colour, and the picture follows from it alone. Nothing is downloaded.
 from __future__ import annotations
 
 import csv
-import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,12 +19,10 @@ from numpy.typing import NDArray
 from pictune.data.augmentation.addressing import Lane, address
 from pictune.data.augmentation.geometry import affine, turn, zoom
 from pictune.data.augmentation.steps import Matrix, Pixels, between
-from pictune.errors import DataError
-from pictune.files import current_umask, disk_errors, sync_folder, write_json
+from pictune.data.drawn_folder import draw_once
 
 PICTURES_EACH = 3  # how many pictures show the same handwriting: the group that a split must not separate
 
-_MARK = "drawn.json"
 _VERSION = 1
 _CELLS = 8  # a bundled digit is 8 x 8 cells, each 0..16
 _LUMA = np.array((0.299, 0.587, 0.114))
@@ -36,6 +30,7 @@ _OUT_OF_FOCUS = 1 / 48  # blur of the background, as a share of the picture's si
 _SHADOW = 0.45  # how much light the shadow takes away
 
 Ink = tuple[float, float, float]
+Canvas = NDArray[np.float32]  # [height, width, 3] in 0..255, while it is being painted
 
 
 @dataclass(frozen=True)
@@ -97,39 +92,8 @@ def draw_digits(folder: Path, *, images: int = 2000, size: int = 64, seed: int =
     assert images >= 1, images
     assert size >= 16, size
     mark = {"drawn_by": "pictune", "version": _VERSION, "images": images, "size": size, "seed": seed}
-    if _is_drawn(folder, mark):
-        return folder
-    with disk_errors(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".drawing-", dir=folder.parent))
-        try:
-            _write(temporary, load_sources(), images=images, size=size, seed=seed)
-            write_json(temporary / _MARK, mark)
-            temporary.chmod(0o777 & ~current_umask())
-            # Another process may have finished the same drawing meanwhile: then its folder is as good.
-            if not _is_drawn(folder, mark):
-                temporary.rename(folder)
-                sync_folder(folder.parent)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def _is_drawn(folder: Path, mark: dict[str, Any]) -> bool:
-    """Whether the very same data lie there already; false when nothing does."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    try:
-        found = json.loads((folder / _MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
-    if found == mark:
-        return True
-    raise DataError(
-        f"{folder} holds something else",
-        code="folder_taken",
-        causes=[f"asked for {mark}", f"found {found or 'no digits drawn by pictune'}"],
-        instead="Name a new folder, or remove this one if you do not need it.",
+    return draw_once(
+        folder, mark, lambda place: _write(place, load_sources(), images=images, size=size, seed=seed)
     )
 
 
@@ -140,10 +104,14 @@ def _write(folder: Path, sources: Sources, *, images: int, size: int, seed: int)
         table.writerow(("path", "label", "group"))
         for position, placement in enumerate(placements(sources, images=images, size=size, seed=seed)):
             path = f"images/{position:05d}.jpg"
-            picture = cv2.cvtColor(draw(placement, sources, size=size), cv2.COLOR_RGB2BGR)
-            _, code = cv2.imencode(".jpg", picture, (cv2.IMWRITE_JPEG_QUALITY, 92))
-            (folder / path).write_bytes(code.tobytes())
+            write_picture(folder / path, draw(placement, sources, size=size))
             table.writerow((path, sources.labels[placement.original], f"digit-{placement.original:04d}"))
+
+
+def write_picture(path: Path, pixels: Pixels) -> None:
+    """Writes RGB pixels as a JPEG of quality 92."""
+    encoded = cv2.imencode(".jpg", pixels[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, 92))[1]
+    path.write_bytes(encoded.tobytes())
 
 
 def load_sources() -> Sources:
@@ -160,13 +128,13 @@ def load_sources() -> Sources:
 
 def placements(sources: Sources, *, images: int, size: int, seed: int) -> Iterator[Placement]:
     """What lies where on each picture, in the order of the files."""
-    originals = _originals(sources.labels, seed)
+    originals = taking_turns(sources.labels, seed)
     for position in range(images):
         rng = address(seed, 0, position, lane=Lane.DRAWING)
         yield _placed(originals[(position // PICTURES_EACH) % len(originals)], sources, size=size, rng=rng)
 
 
-def _originals(labels: NDArray[np.int64], seed: int) -> list[int]:
+def taking_turns(labels: NDArray[np.int64], seed: int) -> list[int]:
     """Handwritings in a random order in which the ten digits take turns."""
     rng = address(seed, 0, 0, lane=Lane.ORDER)
     by_class = [rng.permutation(np.flatnonzero(labels == digit)).tolist() for digit in np.unique(labels)]
@@ -178,14 +146,7 @@ def _placed(original: int, sources: Sources, *, size: int, rng: np.random.Genera
     # The digit's corners reach beyond its own width when it is turned; some may be cut off, ink hardly.
     slack = (size - height) / 2
     x, y = (size / 2 + between(rng, -slack, slack) for _ in range(2))
-    half = _CELLS / 2
-    matrix = (
-        affine(1, 0, x, 0, 1, y)
-        @ turn(between(rng, -10, 10))
-        @ zoom(height / _CELLS)
-        @ affine(between(rng, 0.8, 1.15), between(rng, -0.15, 0.15), 0, 0, 1, 0)
-        @ affine(1, 0, -half, 0, 1, -half)
-    )
+    matrix = written(x, y, height, rng)
     photograph = int(rng.integers(len(sources.photographs)))
     rows, columns = sources.photographs[photograph].shape[:2]
     side = round(min(rows, columns) * between(rng, 0.2, 0.7))
@@ -200,29 +161,58 @@ def _placed(original: int, sources: Sources, *, size: int, rng: np.random.Genera
     )
 
 
+def written(x: float, y: float, height: float, rng: np.random.Generator) -> Matrix:
+    """A digit's cells to a digit of this height around this point, a little turned, stretched and slanted."""
+    half = _CELLS / 2
+    return (
+        affine(1, 0, x, 0, 1, y)
+        @ turn(between(rng, -10, 10))
+        @ zoom(height / _CELLS)
+        @ affine(between(rng, 0.8, 1.15), between(rng, -0.15, 0.15), 0, 0, 1, 0)
+        @ affine(1, 0, -half, 0, 1, -half)
+    )
+
+
 def draw(placement: Placement, sources: Sources, *, size: int) -> Pixels:
     """The picture that a placement describes: background, shadow, ink; ``uint8 [size, size, 3]``."""
     left, top, side = placement.window
     part = sources.photographs[placement.photograph][top : top + side, left : left + side]
-    picture = cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32)
-    picture = cv2.GaussianBlur(picture, (0, 0), size * _OUT_OF_FOCUS)
-    ink = coverage(placement, sources, size=size)
+    picture = background(part, size, size)
+    paint(picture, placement, sources)
+    return finished(picture)
+
+
+def background(part: Pixels, width: int, height: int) -> Canvas:
+    """A part of a photograph, out of focus, at this size."""
+    picture = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+    blurred: Canvas = cv2.GaussianBlur(picture, (0, 0), max(width, height) * _OUT_OF_FOCUS)
+    return blurred
+
+
+def paint(picture: Canvas, placement: Placement, sources: Sources) -> None:
+    """Puts a digit's shadow and its ink onto the picture."""
+    height, width = picture.shape[:2]
+    ink = coverage(placement, sources, width=width, height=height)
     behind = cv2.mean(picture, (ink > 0.1).astype(np.uint8))[:3]
-    distance = max(1.0, size / 32)
+    distance = max(1.0, max(width, height) / 32)
     offset = np.array(((1, 0, distance), (0, 1, distance)))
-    shadow = cv2.GaussianBlur(cv2.warpAffine(ink, offset, (size, size)), (0, 0), distance)
+    shadow = cv2.GaussianBlur(cv2.warpAffine(ink, offset, (width, height)), (0, 0), distance)
     picture *= 1 - _SHADOW * shadow[..., None]
     picture += ink[..., None] * (np.array(_ink(placement, np.array(behind)), np.float32) - picture)
+
+
+def finished(picture: Canvas) -> Pixels:
+    """Whole numbers."""
     drawn: Pixels = np.rint(np.clip(picture, 0, 255)).astype(np.uint8)
     return drawn
 
 
-def coverage(placement: Placement, sources: Sources, *, size: int) -> NDArray[np.float32]:
-    """How much of each pixel is ink, ``[size, size]`` in 0..1: the digit's soft mask."""
+def coverage(placement: Placement, sources: Sources, *, width: int, height: int) -> NDArray[np.float32]:
+    """How much of each pixel is ink, ``[height, width]`` in 0..1: the digit's soft mask."""
     # Half a cell makes the step from corners, where our coordinates start, to centres, where OpenCV's do.
     matrix = affine(1, 0, -0.5, 0, 1, -0.5) @ placement.matrix @ affine(1, 0, 0.5, 0, 1, 0.5)
     cells = sources.digits[placement.original]
-    spread = cv2.warpAffine(cells, matrix[:2], (size, size), flags=cv2.INTER_CUBIC)
+    spread = cv2.warpAffine(cells, matrix[:2], (width, height), flags=cv2.INTER_CUBIC)
     # A cell is grey where a pen passed through a part of it: its middle grey is the stroke's edge.
     edge = np.clip((spread - 0.4) / 0.3, 0, 1)
     soft: NDArray[np.float32] = edge * edge * (3 - 2 * edge)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pictune.data.augmentation import Lane, address
-from pictune.data.augmentation.steps import Matrix
+from pictune.data.augmentation import Composition, Lane, Piece, address
+from pictune.data.augmentation.steps import Corners, Matrix
 from pictune.data.truths import Truths
 
 Pixels = NDArray[np.uint8]
@@ -63,10 +63,20 @@ class Look(Protocol):
     def height(self) -> int:
         """Its height, pixels."""
 
-    def with_matrix(self, pixels: Pixels, rng: np.random.Generator) -> tuple[Pixels, Matrix]:
-        """A view (H, W, 3) of a picture, and the matrix from its points to those of the view."""
+    def with_matrix(
+        self, pixels: Pixels, rng: np.random.Generator, *, boxes: Corners | None = None
+    ) -> tuple[Pixels, Matrix]:
+        """A view (H, W, 3) of a picture, and the matrix from its points to those of the view.
 
-    def matrix(self, width: int, height: int, rng: np.random.Generator) -> Matrix:
+        Args:
+            pixels: uint8 (h, w, 3).
+            rng: The only source of chance.
+            boxes: (b, 4) on the picture, for views that mind them; None when unknown.
+        """
+
+    def matrix(
+        self, width: int, height: int, rng: np.random.Generator, *, boxes: Corners | None = None
+    ) -> Matrix:
         """The same matrix, from the same generator, without looking at the pixels."""
 
 
@@ -86,6 +96,7 @@ class Loader:
         shuffled: A new order every epoch, without the last incomplete batch; otherwise all, in order.
         weights: How often each position is drawn relative to the others (balanced sampling).
         mix: Mixes the pictures and targets of a batch (MixUp, CutMix).
+        compose: Makes one picture of several, with all that lies on them (mosaic, copy-paste).
         seed: Where the order and all augmentation start.
         workers: Threads beside the caller; 0 prepares in line.
         views: How many views of each picture take turns, epoch by epoch, the same whatever the seed;
@@ -100,6 +111,7 @@ class Loader:
     shuffled: bool = False
     weights: NDArray[np.float64] | None = None
     mix: Mix | None = None
+    compose: Composition | None = None
     seed: int = 0
     workers: int = 1
     views: int = 0
@@ -149,6 +161,7 @@ class Loader:
             number: Of the batch.
             positions: The batch's pictures, as `order` gives them.
         """
+        assert self.compose is None, "what is composed is a new picture every time"
         if not self.truths.moves:
             return self.truths.stacked([self.truths[int(position)] for position in positions])
         targets = []
@@ -156,8 +169,9 @@ class Loader:
         for row, position in enumerate(positions):
             generator = self._generator(epoch, number, row, int(position))
             tall, wide = self.pictures[int(position)].shape[:2]
-            matrix = self.look.matrix(wide, tall, generator)
-            targets.append(self.truths.moved(self.truths[int(position)], matrix, width, height))
+            truth = self.truths[int(position)]
+            matrix = self.look.matrix(wide, tall, generator, boxes=self.truths.corners(truth))
+            targets.append(self.truths.moved(truth, matrix, width, height))
         return self.truths.stacked(targets)
 
     def _generator(self, epoch: int, number: int, row: int, position: int) -> np.random.Generator:
@@ -170,14 +184,46 @@ class Loader:
         images, targets = [], []
         for row, position in enumerate(positions.tolist()):
             generator = self._generator(epoch, number, row, position)
-            image, matrix = self.look.with_matrix(self.pictures[position], generator)
+            pixels, truth = self.composed(epoch, number * self.batch_size + row, position)
+            image, matrix = self.look.with_matrix(pixels, generator, boxes=self.truths.corners(truth))
             images.append(image)
             height, width = image.shape[:2]
-            targets.append(self.truths.moved(self.truths[position], matrix, width, height))
+            targets.append(self.truths.moved(truth, matrix, width, height))
         shown, wanted = np.stack(images), self.truths.stacked(targets)
         if self.mix is not None:
             shown, wanted = self.mix(shown, wanted, address(self.seed, epoch, number, lane=Lane.BATCH))
         return Batch(shown, wanted, positions)
+
+    def composed(self, epoch: int, place: int, position: int) -> tuple[Pixels, NDArray[Any]]:
+        """A stored picture and what is true of it, alone or joined by others of this loader.
+
+        Args:
+            epoch: The epoch.
+            place: In the epoch's order; its address where a picture may be drawn twice.
+            position: Which picture.
+        """
+        if self.compose is None:
+            return self.pictures[position], self.truths[position]
+        generator = address(
+            self.seed, epoch, position if self.weights is None else place, lane=Lane.COMPOSITION
+        )
+        others = generator.choice(self.positions, self.compose.count - 1).tolist()
+        piece = self.compose(_Pieces(self, [position, *others]), generator)
+        return piece.pixels, self.truths.of_piece(piece)
+
+
+class _Pieces(Sequence[Piece]):
+    """Pictures with their truths, read only when they are asked for: most are never needed."""
+
+    def __init__(self, loader: Loader, positions: Sequence[int]) -> None:
+        self._loader, self._positions = loader, positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, number: Any) -> Any:
+        position = self._positions[number]
+        return self._loader.truths.piece(self._loader.pictures[position], self._loader.truths[position])
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pictune.data.augmentation.composing import Piece
 from pictune.data.augmentation.moving import LEAST_SHARE, move_boxes, move_mask
-from pictune.data.augmentation.steps import Matrix
+from pictune.data.augmentation.steps import Corners, Matrix, Pixels
 from pictune.data.masking import IGNORED, decode_mask
 from pictune.data.sample import Mask
 
@@ -41,6 +42,15 @@ class Truths(Protocol):
 
     def stacked(self, truths: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """[n, ...] the targets of a batch of views."""
+
+    def corners(self, truth: NDArray[Any]) -> Corners | None:
+        """[b, 4] boxes that a view should mind; None where there are none."""
+
+    def piece(self, pixels: Pixels, truth: NDArray[Any]) -> Piece:
+        """A picture with what is true of it, to be composed with others; only where truths move."""
+
+    def of_piece(self, piece: Piece) -> NDArray[Any]:
+        """What is true of a composed picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +80,18 @@ class ClassTruths:
     def stacked(self, truths: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """[n, k]."""
         return np.stack(truths)
+
+    def corners(self, truth: NDArray[Any]) -> Corners | None:
+        """None."""
+        return None
+
+    def piece(self, pixels: Pixels, truth: NDArray[Any]) -> Piece:
+        """Never asked for: a class says nothing of where it is to be seen."""
+        raise AssertionError("classes do not lie on the picture")
+
+    def of_piece(self, piece: Piece) -> NDArray[Any]:
+        """Never asked for."""
+        raise AssertionError("classes do not lie on the picture")
 
 
 NOBODY = -1  # class of the rows that only fill a batch up
@@ -114,6 +136,19 @@ class BoxTruths:
             whole[row, : len(truth)] = truth
         return whole
 
+    def corners(self, truth: NDArray[Any]) -> Corners | None:
+        """[b, 4] of all but crowds."""
+        found: Corners = truth[truth[:, 5] == 0, 1:5].astype(np.float64)
+        return found
+
+    def piece(self, pixels: Pixels, truth: NDArray[Any]) -> Piece:
+        """The picture and its boxes."""
+        return Piece(pixels, truth)
+
+    def of_piece(self, piece: Piece) -> NDArray[Any]:
+        """[b, 6]."""
+        return piece.boxes.astype(np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class MaskTruths:
@@ -149,6 +184,19 @@ class MaskTruths:
     def stacked(self, truths: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """[n, H, W]."""
         return np.stack(truths)
+
+    def corners(self, truth: NDArray[Any]) -> Corners | None:
+        """None: where a class begins and where it ends is not a box's matter."""
+        return None
+
+    def piece(self, pixels: Pixels, truth: NDArray[Any]) -> Piece:
+        """The picture and its mask."""
+        return Piece(pixels, np.zeros((0, 6), np.float32), truth)
+
+    def of_piece(self, piece: Piece) -> NDArray[Any]:
+        """[h, w] uint8."""
+        assert piece.mask is not None, "it is composed of pieces that have one"
+        return piece.mask
 
 
 def _resized(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from pictune.models.loss_sums import LossesAndSums
 from pictune.models.losses import LOSSES, choose_loss
 from pictune.models.mask_losses import MASK_LOSSES, combined, parse_sum
 from pictune.models.preprocess import Preprocess
-from pictune.models.segmenters import Unet
+from pictune.models.segmenters import DECODERS
 from pictune.models.weights import Weights
 from pictune.settings import Parts
 from pictune.tasks.classification import Classification
@@ -75,7 +75,7 @@ class Kind:
         losses: The losses that it can learn by.
         loss: A wish, such as ``auto``, and whether a picture may have several labels, to a loss's name.
         selects: The numbers by which the best weights may be chosen, the usual one first.
-        head: What stands on the network's maps when nobody says; ``none`` for its own last layer.
+        heads: What may stand on the network's maps, the usual one first; ``none`` is its own last layer.
         canvas: Longer side of what the network sees on a CPU when nobody says, pixels; 0 where that is left
             to the pictures.
         least_classes: That something can be learnt from.
@@ -88,7 +88,7 @@ class Kind:
     losses: Parts[Any]
     loss: Callable[[str, bool], str]
     selects: tuple[str, ...]
-    head: str
+    heads: tuple[str, ...]
     canvas: int
     least_classes: int
     unit: str
@@ -96,7 +96,7 @@ class Kind:
     @property
     def dense(self) -> bool:
         """Whether what is learnt lies on the picture and moves with it."""
-        return self.head != "none"
+        return self.heads != ("none",)
 
 
 def _classification(spec: Specification) -> Task:
@@ -155,7 +155,9 @@ def _segmentation_loss(wanted: str, several: bool) -> str:  # noqa: FBT001 - as 
 def _segmenter(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
     network = _backbone(spec, rates, weights, outputs=1)
     encoder = Encoder(network, strides=segmenters.STRIDES, image_size=spec.canvas)
-    return _whole(spec, DenseNetwork(encoder, Unet(encoder.channels, classes=len(spec.classes))))
+    return _whole(
+        spec, DenseNetwork(encoder, DECODERS[spec.head](encoder.channels, classes=len(spec.classes)))
+    )
 
 
 def _detector(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
@@ -189,7 +191,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             losses=LOSSES,
             loss=lambda wanted, several: choose_loss(wanted, multilabel=several),
             selects=("accuracy", "balanced_accuracy", "macro_f1", "log_loss"),
-            head="none",
+            heads=("none",),
             canvas=0,
             least_classes=2,
             unit="labels",
@@ -201,7 +203,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             losses=DETECTION_LOSSES,
             loss=_detection_loss,
             selects=("map", "map50"),
-            head="fcos",
+            heads=("fcos",),
             canvas=320,
             least_classes=1,
             unit="boxes",
@@ -213,7 +215,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             losses=LossesAndSums([part.build for part in MASK_LOSSES.values()]),
             loss=_segmentation_loss,
             selects=("mean_iou", "pixel_accuracy"),
-            head="unet",
+            heads=tuple(DECODERS),
             canvas=384,
             least_classes=2,
             unit="masks",

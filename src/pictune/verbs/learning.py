@@ -383,7 +383,13 @@ def _preview(run: Run, loader: Loader) -> None:
     if path.exists() or not isinstance(loader.look, Augmentation):
         return
     rows = loader.positions[:: max(1, len(loader.positions) // 6)][:6]
-    grid = preview_grid([loader.pictures[int(i)] for i in rows], loader.look, views=6, seed=loader.seed)
+    grid = preview_grid(
+        [loader.pictures[int(i)] for i in rows],
+        loader.look,
+        views=6,
+        seed=loader.seed,
+        composed=lambda row, view: loader.composed(view, row, int(rows[row]))[0],
+    )
     encoded = cv2.imencode(".png", grid[:, :, ::-1])[1].tobytes()
     replace_file(path, lambda temporary: _write(temporary, encoded))
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from pictune.data.augmentation import (
+    COMPOSITIONS,
     DENSE_PRESETS,
     MIXINGS,
     PRESETS,
@@ -101,6 +102,7 @@ def lesson_of(
         shuffled=False,
         weights=None,
         mix=None,
+        compose=None,
         views=0,
         batch_size=max(64, train.batch_size),
     )
@@ -128,7 +130,7 @@ def _training_pictures(
     there: NDArray[np.float32],
     specification: Specification,
 ) -> Loader:
-    settings, mixing = recipe.training, recipe.mixing
+    settings, mixing, composed = recipe.training, recipe.mixing, recipe.composition
     return Loader(
         pictures=store,
         truths=truths,
@@ -138,6 +140,7 @@ def _training_pictures(
         shuffled=True,
         weights=settling.draw_weights(there) if settings.sampling == "balanced" else None,
         mix=None if mixing.name == "none" else MIXINGS[mixing.name].make(**mixing.settings),
+        compose=None if composed.name == "none" else COMPOSITIONS[composed.name].make(**composed.settings),
         seed=settings.seed,
         workers=settings.workers,
         views=int(recipe.transfer.views),

@@ -100,7 +100,12 @@ def settle_size(recipe: Recipe, dataset: Dataset, *, gpu: bool, scratch: bool) -
     kind = KINDS[dataset.task]
     model: dict[str, object] = {}
     if recipe.model.head == "auto":
-        model["head"] = kind.head
+        model["head"] = kind.heads[0]
+    elif recipe.model.head not in kind.heads:
+        raise RecipeError(
+            f"model.head={recipe.model.head} is not for {dataset.task}",
+            instead=f"Leave it at auto, or choose one of {', '.join(kind.heads)}.",
+        )
     if recipe.model.fit == "auto":
         model["fit"] = "pad" if kind.dense else "crop"
     recipe = recipe.with_values(model=model)
@@ -162,8 +167,7 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) 
         RecipeError: With every setting that does not fit what was chosen, or contradicts another.
     """
     kind = KINDS[dataset.task]
-    if kind.dense:
-        _refuse_for_dense(recipe, dataset.task)
+    _refuse_misplaced(recipe, dataset.task)
     train = dataset.split("train")
     counts = [n for n in train.count().values() if n]
     ratio = max(counts) / min(counts)
@@ -205,22 +209,23 @@ def settle_training(recipe: Recipe, dataset: Dataset, *, gpu: bool, start: str) 
     return settled, {**reasons, **more, **views_reason}
 
 
-def _refuse_for_dense(recipe: Recipe, task: str) -> None:
-    """What only makes sense, or is only there, where a picture has one answer.
+def _refuse_misplaced(recipe: Recipe, task: str) -> None:
+    """What makes no sense for this task, or is not there for it.
 
     Raises:
         RecipeError: With everything of the kind.
     """
-    wishes = {
+    whole = {
         "mixing.name": recipe.mixing.name not in {"auto", "none"},
         "transfer.teacher": recipe.transfer.teacher is not None,
         "training.class_weights": recipe.training.class_weights != "none",
         "training.first_size": recipe.training.first_size is not None,
     }
-    found = [name for name, wished in wishes.items() if wished]
+    dense = {"composition.name": recipe.composition.name not in {"auto", "none"}}
+    found = [name for name, wished in (whole if KINDS[task].dense else dense).items() if wished]
     if found:
         raise RecipeError(
-            f"{task} does not know these settings yet",
+            f"{task} does not know these settings",
             causes=found,
             instead="Leave them out.",
         )
@@ -297,7 +302,9 @@ def _settle_views(recipe: Recipe) -> tuple[Recipe, Reasons]:
     if recipe.transfer.views != "auto":
         return recipe, {}
     frozen = recipe.technique.name == "head" or recipe.transfer.freeze != NOTHING
-    varied = recipe.augmentation.preset != "none" and recipe.mixing.name == "none"
+    varied = recipe.augmentation.preset != "none" and {recipe.mixing.name, recipe.composition.name} == {
+        "none"
+    }
     enough = int(recipe.training.epochs) >= 2 * TURNS
     views = TURNS if frozen and varied and enough and recipe.transfer.teacher is None else 0
     reason = "auto: so that frozen layers see each of them once" if views else "auto: new ones in every epoch"
@@ -313,6 +320,7 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
         "optimizer": recipe.optimizer.name if recipe.optimizer.name != "auto" else "adamw",
         "schedule": recipe.schedule.name if recipe.schedule.name != "auto" else "cosine",
         "mixing": recipe.mixing.name if recipe.mixing.name != "auto" else "none",
+        "composition": recipe.composition.name if recipe.composition.name != "auto" else "none",
     }
     reasons: Reasons = {}
     mistakes: list[str] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from pictune.data.augmentation import AUGMENTATIONS, MIXINGS
+from pictune.data.augmentation import AUGMENTATIONS, COMPOSITIONS, MIXINGS
 from pictune.models.loss_sums import LossesAndSums
 from pictune.recipes import Tables
 from pictune.tasks.kinds import KINDS
@@ -24,6 +24,7 @@ TABLES: Tables = MappingProxyType(
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
         "mixing": MIXINGS,
+        "composition": COMPOSITIONS,
         "augmentation": AUGMENTATIONS,
     }
 )

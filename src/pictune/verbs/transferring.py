@@ -228,8 +228,9 @@ def _obstacle(recipe: Recipe, network: nn.Module) -> str:
     views, epochs = int(recipe.transfer.views), int(recipe.training.epochs)
     if all(parameter.requires_grad for parameter in network.parameters()):
         return "no layer is frozen"
-    if recipe.mixing.name != "none":
-        return f"{recipe.mixing.name} makes new pictures at every step"
+    for part in (recipe.mixing, recipe.composition):
+        if part.name != "none":
+            return f"{part.name} makes new pictures at every step"
     if recipe.transfer.teacher is not None:
         return "the teacher must see the pictures"
     if recipe.training.first_size is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,7 +16,12 @@ _PAPER = 255
 
 
 def preview_grid(
-    pictures: Sequence[Pixels], augmentation: Augmentation, *, views: int = 6, seed: int = 0
+    pictures: Sequence[Pixels],
+    augmentation: Augmentation,
+    *,
+    views: int = 6,
+    seed: int = 0,
+    composed: Callable[[int, int], Pixels] | None = None,
 ) -> Pixels:
     """One row a picture: its clean view, a wider gap, then augmented views.
 
@@ -25,6 +30,7 @@ def preview_grid(
         augmentation: What to show.
         views: How many augmented views a picture gets, at least one.
         seed: View v of row r is what epoch v of a run with this seed would show at position r.
+        composed: From r and v the picture that the view is taken of, where others join it.
 
     Returns:
         ``uint8 [height, width, 3]`` on white, with no gap at the outer edges.
@@ -37,5 +43,6 @@ def preview_grid(
         sheet[top : top + height, :width] = augmentation.view(picture)
         for view, left in enumerate(lefts[1:]):
             rng = address(seed, view, row)
-            sheet[top : top + height, left : left + width] = augmentation(picture, rng)
+            shown = picture if composed is None else composed(row, view)
+            sheet[top : top + height, left : left + width] = augmentation(shown, rng)
     return sheet

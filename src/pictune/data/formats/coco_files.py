@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pictune.data.scanning import Lookup, escape
 from pictune.errors import DataError
 
 _OTHER_KINDS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
+_LISTED = re.compile(rb'"(images|annotations)"\s*:\s*[^\s\d\-tf]')  # a number of images is no list of them
 _HEAD = 65_536  # bytes of a JSON file in which its first keys must stand
 
 
@@ -36,7 +38,7 @@ def is_coco(path: Path) -> bool:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         text = head.decode("utf-16", errors="replace").encode(errors="replace").lstrip()
-    return text[:1] == b"{" and (b'"images"' in text or b'"annotations"' in text)
+    return text[:1] == b"{" and _LISTED.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
