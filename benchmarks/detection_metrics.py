@@ -1,11 +1,13 @@
 """How long COCO's numbers take: ours beside faster-coco-eval and pycocotools, in turn, in one process.
 
     python benchmarks/detection_metrics.py [--rounds 5] [--resamples 1000]
+    python benchmarks/detection_metrics.py --run runs/latest
 
 1,000 images with 7,000 true boxes and 31,000 predictions of 20 classes, drawn from a seed. Timed are the
 numbers alone, from data that each library holds in its own form: matching and all twelve numbers. Medians
 over rounds in which all three run one after another, so that a busy machine slows all alike; ratios are of
 medians. Then the seconds of a bootstrap: mAP, mAP50, mAP75 and every class's average precision, 1,000 times.
+With --run the table is what a trained detector says of its test pictures instead.
 """
 
 from __future__ import annotations
@@ -17,15 +19,21 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import faster_coco_eval
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from pictune.data.decoding import decode
+from pictune.data.formats import read_dataset
+from pictune.data.pixels import shrink
 from pictune.evaluation.box_numbers import measure_boxes
+from pictune.run import Run
 from pictune.tasks.average_precision import coco_numbers, resampled
 from pictune.tasks.matching import match
+from pictune.tasks.model import Model
 from pictune.tasks.table import BoxTable
 
 IMAGES, TRUTHS, PREDICTIONS, CLASSES = 1_000, 7_000, 31_000, 20
@@ -69,16 +77,37 @@ def random_table(seed: int = 0) -> BoxTable:
     )
 
 
+def table_of(folder: Path) -> BoxTable:
+    """What a run's detector says of its test pictures, every answer that it gives."""
+    run = Run(folder)
+    model = Model.load(run.model)
+    data, splits = Path(run.read("made_by.json")["data"]), run.read("splits.json")["splits"]
+    tested = set(splits["test"])
+    pairs = [(s, decode(s.path).pixels) for s in read_dataset(data).samples if s.key in tested]
+    samples = [sample for sample, _ in pairs]
+    stored = [shrink(pixels, model.specification.side) for _, pixels in pairs]
+    sizes = [(pixels.shape[1], pixels.shape[0]) for _, pixels in pairs]
+    table = model.task.score(
+        [sample.key for sample in samples],
+        model.answers(stored, sizes=sizes),
+        [sample.annotation for sample in samples],
+        None,
+    )
+    assert isinstance(table, BoxTable), "the run has no detector"
+    return table
+
+
 def described(table: BoxTable) -> tuple[dict, list[dict]]:
     """The table as a COCO file and as a list of results."""
     sizes = np.concatenate([table.box[:, :2], table.box[:, 2:] - table.box[:, :2]], axis=1).tolist()
     true_sizes = np.concatenate(
         [table.true_box[:, :2], table.true_box[:, 2:] - table.true_box[:, :2]], axis=1
     ).tolist()
-    columns = (table.true_image.tolist(), table.true_label.tolist(), true_sizes, table.area.tolist())
+    crowd = table.crowd.astype(int).tolist()
+    columns = (table.true_image.tolist(), table.true_label.tolist(), true_sizes, table.area.tolist(), crowd)
     known = [
-        {"id": i + 1, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
-        for i, (image, label, box, area) in enumerate(zip(*columns, strict=True))
+        {"id": i + 1, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": many}
+        for i, (image, label, box, area, many) in enumerate(zip(*columns, strict=True))
     ]
     columns = (table.image.tolist(), table.label.tolist(), sizes, table.score.tolist())
     said = [
@@ -125,8 +154,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5, help="rounds; medians are printed")
     parser.add_argument("--resamples", type=int, default=1000, help="draws of the bootstrap")
+    parser.add_argument("--run", type=Path, help="a trained detector, instead of drawn boxes")
     options = parser.parse_args()
-    table = random_table()
+    table = table_of(options.run) if options.run else random_table()
+    images, said, known = len(table), len(table.score), len(table.true_label)
+    print(f"{images:,} images, {known:,} true boxes, {said:,} predictions of {len(table.classes)} classes")
     with contextlib.redirect_stdout(io.StringIO()):
         rivals = {
             "pictune": lambda: np.array(list(coco_numbers(match(table)).values())),
@@ -145,7 +177,7 @@ def main() -> None:
     print(f"ours / faster-coco-eval: {ratio:.2f} (promised: at most {PROMISED_RATIO:g})")
     matches = match(table)
     generator = np.random.default_rng(0)
-    weights = generator.multinomial(IMAGES, np.full(IMAGES, 1 / IMAGES), size=options.resamples)
+    weights = generator.multinomial(images, np.full(images, 1 / images), size=options.resamples)
     drawn = seconds(lambda: resampled(matches, weights))
     print(f"{options.resamples} resamples of every class: {drawn:.1f} s (promised: {PROMISED_SECONDS:g})")
     whole = seconds(lambda: measure_boxes(table, resamples=options.resamples))

@@ -89,7 +89,10 @@ class ModelSection:
         Setting(
             "what stands on the network's maps, such as fcos for boxes or unet for masks; none is its own "
             "last layer",
-            choices=("auto", "none", "fcos", "unet", "fpn", "deeplabv3plus", "segformer"),
+            choices=(
+                *("auto", "none", "fcos", "retinanet", "faster_rcnn", "rt_detr_v2", "d_fine"),
+                *("unet", "fpn", "deeplabv3plus", "segformer"),
+            ),
         ),
     ] = "auto"
     fit: Annotated[
@@ -239,4 +242,10 @@ class EvaluationSection:
     """How numbers and their intervals are computed."""
 
     resamples: Annotated[int, Setting("bootstrap resamples behind an interval", low=100, high=100_000)] = 1000
+    goal: Annotated[
+        str,
+        Setting(
+            "what thresholds of boxes are chosen for: f1, or most recall at precision:0.9, or recall:0.9"
+        ),
+    ] = "f1"
     confidence: Annotated[float, Setting("coverage of every interval", low=0.5, high=0.999)] = 0.95

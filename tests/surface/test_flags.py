@@ -10,7 +10,7 @@ import pictune
 from pictune.cli import app
 
 FLAGS = {
-    "demo": ["--folder", "--seed", "--json"],
+    "demo": ["--folder", "--task", "--seed", "--json"],
     "audit": ["DATA", "--group-by", "--out", "--follow-outside", "--set", "--json"],
     "train": [
         *["DATA", "--model", "--head", "--weights", "--images", "--image-size", "--epochs", "--batch-size"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ class TestDetection:
         assert len(model.specification.thresholds) == 2
         assert all(0 < threshold < 1 for threshold in model.specification.thresholds)
 
+    def test_another_goal_moves_the_thresholds(self, detector: Run, boxes: Path, here: Path) -> None:
+        """The weights are the same; only from which score on an answer counts differs."""
+        eager = learn(boxes, "evaluation.goal=recall:1", epochs=14)
+        one, two = Model.load(detector.model), Model.load(eager.model)
+        assert two.specification.facts["goal"] == "recall:1"
+        assert report_of(eager)["goal"] == "recall:1"
+        assert one.specification.facts["goal"] == "f1"
+        pairs = zip(two.specification.thresholds, one.specification.thresholds, strict=True)
+        assert all(low <= high for low, high in pairs)
+        assert two.specification.thresholds != one.specification.thresholds
+
     def test_what_is_judged_again_is_the_same(self, detector: Run) -> None:
         before = report_of(detector)
         assert evaluate(detector).content["metrics"] == before["metrics"]
@@ -141,6 +153,29 @@ def test_a_run_starts_from_what_another_one_has_learnt(detector: Run, masks: Pat
     assert all(bool((one[name] == two[name]).all()) for name in encoder)
 
 
+@pytest.mark.parametrize("head", ["retinanet", "faster_rcnn", "rt_detr_v2", "d_fine"])
+def test_every_head_of_a_detector_trains_is_kept_and_answers(head: str, boxes: Path, here: Path) -> None:
+    run = learn(boxes, head=head, epochs=2, image_size=64)
+    model = Model.load(run.model)
+    assert model.specification.head == head
+    losses = [line["train_loss"] for line in Journal(run.journal).lines("epoch")]
+    assert losses[1] < losses[0]
+    assert report_of(run)["metrics"]["map50"]["value"] is not None
+    again = evaluate(run, split="val").content["metrics"]["map50"]["value"]
+    assert again == pytest.approx(
+        max(line["val_map50"] for line in Journal(run.journal).lines("epoch")), abs=0.2
+    )
+
+
+@pytest.mark.parametrize("head", ["fpn", "deeplabv3plus", "segformer"])
+def test_every_decoder_trains_is_kept_and_answers(head: str, masks: Path, here: Path) -> None:
+    run = learn(masks, head=head, epochs=2)
+    assert Model.load(run.model).specification.head == head
+    losses = [line["train_loss"] for line in Journal(run.journal).lines("epoch")]
+    assert losses[1] < losses[0]
+    assert report_of(run)["metrics"]["mean_iou"]["value"] > 0.2
+
+
 CASES = {
     "boxes": ("boxes", ()),
     "boxes, frozen": ("boxes", ("transfer.freeze=backbone",)),
@@ -148,6 +183,8 @@ CASES = {
     "boxes, adapters": ("boxes", ("technique.name=lora", "technique.rank=2")),
     "boxes, mosaic": ("boxes", ("composition.name=mosaic",)),
     "masks": ("masks", ()),
+    "boxes, two stages": ("boxes", ("model.head=faster_rcnn",)),
+    "boxes, queries": ("boxes", ("model.head=d_fine",)),
     "masks, copy and paste": ("masks", ("composition.name=copy_paste", "model.head=fpn")),
     "masks, heavy augmentation": ("masks", ("augmentation.preset=heavy",)),
 }
@@ -180,6 +217,8 @@ def test_frozen_layers_are_shipped_as_they_came(boxes: Path, here: Path) -> None
     ("settings", "words"),
     [
         (("mixing.name=mixup",), "mixing.name"),
+        (("model.head=d_fine", "loss.box=ciou"), "has losses of its own"),
+        (("evaluation.goal=recall",), "precision:0.9"),
         (("model.head=unet",), "model.head=unet is not for detection"),
         (("composition.name=mosaik",), "did you mean mosaic"),
         (("training.class_weights=balanced",), "training.class_weights"),
@@ -195,3 +234,45 @@ def test_wishes_that_make_no_sense_are_told(
         learn(boxes, *settings)
     assert words in str(caught.value)
     assert not (here / "runs").exists()
+
+
+class TestNothingThereToFind:
+    """RELIABILITY 95: without any truth numbers are absent, with a reason, and nothing is divided by zero."""
+
+    def test_case_95_no_object_in_any_picture(self, detector: Run, boxes: Path, here: Path) -> None:
+        folder = here / "empty"
+        (folder / "images").mkdir(parents=True)
+        names = sorted(path.name for path in (boxes.parent / "pictures").iterdir())[:4]
+        for name in names:
+            shutil.copy(boxes.parent / "pictures" / name, folder / "images" / name)
+        document = {
+            "images": [
+                {"id": i, "file_name": name, "width": 64, "height": 64} for i, name in enumerate(names)
+            ],
+            "annotations": [],
+            "categories": [{"id": 1, "name": "circle"}, {"id": 2, "name": "square"}],
+        }
+        (folder / "annotations.json").write_text(json.dumps(document))
+        report = evaluate(detector, data=folder)
+        numbers = report.content["metrics"]
+        assert {numbers[name]["value"] for name in ("map", "map50", "recall", "f1")} == {None}
+        assert numbers["precision"]["value"] in {0.0, None}
+        assert all(row["support"] == 0 and row["ap"]["value"] is None for row in report.content["per_class"])
+        assert "n/a" in report.summary()
+        assert "n/a" in (report.folder / "report.html").read_text()
+
+    def test_case_95_every_pixel_ignored(self, segmenter: Run, masks: Path, here: Path) -> None:
+        folder = here / "empty"
+        (folder / "images").mkdir(parents=True)
+        (folder / "masks").mkdir()
+        for path in sorted((masks / "images" / "test").iterdir())[:4]:
+            shutil.copy(path, folder / "images" / path.name)
+            cv2.imwrite(str(folder / "masks" / f"{path.stem}.png"), np.full((64, 64), 9, np.uint8))
+        (folder / "classes.csv").write_text(
+            "id,name,ignored\n0,ground,0\n1,circle,0\n2,square,0\n9,nothing,1\n"
+        )
+        report = evaluate(segmenter, data=folder)
+        numbers = report.content["metrics"]
+        assert {measure["value"] for measure in numbers.values()} == {None}
+        assert np.array(report.content["confusion"]["counts"]).sum() == 0
+        assert "n/a" in report.summary()

@@ -134,6 +134,7 @@ def test_what_was_given_stays_and_needs_no_reason():
         optimizer={"name": "sgd", "learning_rate": 0.1},
         schedule={"name": "step"},
         mixing={"name": "mixup"},
+        composition={"name": "none"},
         technique={"name": "gradual"},
         transfer={"views": 0},
         augmentation={"preset": "heavy"},
@@ -290,3 +291,22 @@ def test_starter_weights_follow_where_the_hub_has_none():
     assert (settled.model.name, found.kind) == ("resnet9", "starter")
     assert found.sentence == "No weights of the hub could be had: the hub is away. resnet9 from starter."
     assert "no pretrained weights could be had" in reasons["model.name"]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"composition": {"name": "mosaic"}},
+        {"evaluation": {"goal": "recall:0.9"}},
+        {"model": {"head": "fcos"}},
+    ],
+)
+def test_what_lies_on_pictures_is_not_for_classes(wish):
+    dataset = pictures({"a": 50, "b": 50})
+
+    def settle() -> None:
+        settled, _ = settling.settle_size(recipe(**wish), dataset, gpu=False, scratch=True)
+        settling.settle_training(settled, dataset, gpu=False, start="none")
+
+    with pytest.raises(RecipeError, match=next(iter(wish))):
+        settle()

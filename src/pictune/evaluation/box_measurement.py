@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pictune.evaluation.box_details import precision_curves, size_groups
 from pictune.evaluation.box_numbers import BoxClassNumbers, BoxMeasure, measure_boxes
 from pictune.evaluation.findings import Remark
 from pictune.tasks.matching import Verdict
@@ -48,14 +49,24 @@ class BoxMeasurement:
         thresholds = dict(
             zip(self.measure.table.classes, self.measure.table.thresholds.tolist(), strict=True)
         )
+        for row in found["per_class"]:
+            row["threshold"] = thresholds[row["class"]]
         remarks = [remark.to_json() for remark in _remarks(self.measure)]
         return {
             **found,
             "counted": "objects",
+            "kinds_of_error": self._kinds(),
+            "sizes": size_groups(self.measure),
+            "precision_recall": precision_curves(self.measure),
             "worst_images": worst,
             "thresholds": thresholds,
             "findings": remarks,
         }
+
+    def _kinds(self) -> list[dict[str, Any]]:
+        """Every kind of error, the most frequent first."""
+        counted = [(self.measure.errors[name], name, told) for name, told in KINDS.items()]
+        return [{"kind": name, "count": count, "told": told} for count, name, told in sorted(counted)[::-1]]
 
     def images(self) -> list[dict[str, Any]]:
         """Objects found and missed, and answers that found none, of each image; crowds aside."""

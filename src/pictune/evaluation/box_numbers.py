@@ -131,7 +131,7 @@ def measure_boxes(
     matches, verdicts = match(table), judge(table)
     outcomes = _outcomes(verdicts)
     whole = [(image, np.zeros_like(label)) for image, label in outcomes]
-    shares = _Shares(clusters, confidence)
+    shares = Shares(clusters, confidence)
     simulated = _simulate(matches, clusters, resamples=resamples, confidence=confidence, seed=seed)
     overall = {name: simulated[name].overall(NO_OBJECT if "_" in name else NO_CLASS) for name in RANKED}
     overall |= {name: shares.of(name, whole, classes=1, absent=NO_CLASS)[0] for name in COUNTED}
@@ -204,7 +204,7 @@ def _outcomes(verdicts: Verdicts) -> list[tuple[Ints, Ints]]:
 
 
 @dataclass(frozen=True)
-class _Shares:
+class Shares:
     """Precision, recall and F1 at the thresholds: shares of boxes, of which an image holds several."""
 
     clusters: Clusters

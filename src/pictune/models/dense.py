@@ -108,16 +108,18 @@ class DenseNetwork(nn.Module):
 
     Args:
         encoder: Images to maps.
-        top: Maps to outputs: neck, heads or decoder. It is what ``head`` means for this network.
+        top: Maps to outputs: neck, heads or decoder. It is what ``head`` means for this network. One that is
+            taught while it answers takes targets as well.
     """
 
     def __init__(self, encoder: Encoder, top: nn.Module) -> None:
         super().__init__()
         self.encoder, self.top = encoder, top
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
         """[n, 3, H, W] to what the top gives."""
-        return self.top(self.encoder(images))
+        maps = self.encoder(images)
+        return self.top(maps) if targets is None else self.top(maps, targets)
 
     def get_classifier(self) -> nn.Module:
         """Everything above the encoder."""
@@ -127,6 +129,15 @@ class DenseNetwork(nn.Module):
     def within(self) -> tuple[str, nn.Module]:
         """The network whose layer groups are this one's, and what stands before its tensors' names."""
         return "encoder.network.", self.encoder.network
+
+
+class Taught(nn.Sequential):
+    """Preprocessing and a network whose top takes targets, too, while it learns."""
+
+    def forward(self, images: Tensor, targets: Tensor | None = None) -> Any:
+        """[n, H, W, 3] uint8, and targets or None, to what the network gives."""
+        preprocess, backbone = self
+        return backbone(preprocess(images), targets)
 
 
 def convolution(before: int, after: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:

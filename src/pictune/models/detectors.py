@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork, batched_nms
 
+from pictune.data.truths import NOBODY
+from pictune.models.box_losses import BoxLoss, ScoreLoss, paired_iou
 from pictune.models.dense import named_maps
 
 STRIDES = (8, 16, 32)  # of the encoder's maps; one coarser level is added
@@ -191,6 +194,64 @@ def centredness(sides: Tensor) -> Tensor:
     return shares.clamp_min(0).sqrt()
 
 
+def fcos_losses(
+    outputs: PlaceOutputs, targets: Tensor, box: BoxLoss, score: ScoreLoss, box_weight: float
+) -> dict[str, Tensor]:
+    """``classes``, ``boxes`` and ``centre``, each divided by the places that answer for an object.
+
+    Boxes count the more the nearer a place is to the middle of its object. Places in a crowd that answer for
+    no object teach nothing: what the crowd hides is unknown.
+
+    Args:
+        outputs: Of `Fcos`.
+        targets: [n, b, 6] class, left, top, right, bottom, crowd, in pixels; class `NOBODY` fills up.
+        box: On the boxes.
+        score: On the classes of all places.
+        box_weight: How much boxes count beside classes.
+    """
+    image, place, truth, label = _assigned(outputs, targets)
+    count = max(len(place), 1)
+    sides = torch.cat([outputs.places[place] - truth[:, :2], truth[:, 2:] - outputs.places[place]], dim=1)
+    wanted = centredness(sides)
+    weights = wanted / wanted.sum().clamp_min(1e-6)
+    said = outputs.boxes[image, place]
+    apart = box(said, truth)
+    answers = torch.zeros_like(outputs.scores)
+    sure = paired_iou(said.detach(), truth) if score.wants_iou else torch.ones_like(wanted)
+    answers[image, place, label] = sure
+    terms = score(outputs.scores.flatten(0, 1), answers.flatten(0, 1))
+    if (targets[..., 5] > 0).any():
+        known = ~_crowded(outputs.places, targets)
+        known[image, place] = True
+        terms = terms * known.flatten()[:, None]
+    centre = F.binary_cross_entropy_with_logits(outputs.centred[image, place], wanted, reduction="sum")
+    return {
+        "classes": terms.sum() / count,
+        "boxes": box_weight * (weights * apart).sum(),
+        "centre": centre / count,
+    }
+
+
+def _assigned(outputs: PlaceOutputs, targets: Tensor) -> tuple[Tensor, ...]:
+    """For every place that answers for an object: its image, itself, the box [p, 4] and the class."""
+    found = []
+    for number, rows in enumerate(targets):
+        taught = rows[(rows[:, 0] != NOBODY) & (rows[:, 5] == 0)]
+        assigned = assign(outputs.places, outputs.strides, taught[:, 1:5])
+        objects = taught[assigned.objects]
+        image = torch.full_like(assigned.rows, number)
+        found.append((image, assigned.rows, objects[:, 1:5], objects[:, 0].long()))
+    return tuple(torch.cat(part) for part in zip(*found, strict=True))
+
+
+def _crowded(places: Tensor, targets: Tensor) -> Tensor:
+    """[n, a] whether a place lies in a crowd."""
+    crowd = (targets[..., 5] > 0) & (targets[..., 0] != NOBODY)
+    low, high = targets[:, None, :, 1:3], targets[:, None, :, 3:5]
+    inside = ((places[None, :, None] >= low) & (places[None, :, None] <= high)).all(-1)
+    return (inside & crowd[:, None]).any(-1)
+
+
 def read_places(outputs: PlaceOutputs, *, width: int, height: int) -> list[Tensor]:
     """The surest answers of each image, overlapping ones of one class dropped.
 
@@ -205,11 +266,19 @@ def read_places(outputs: PlaceOutputs, *, width: int, height: int) -> list[Tenso
     confidences = (outputs.scores.sigmoid() * outputs.centred.sigmoid()[..., None]).sqrt()
     limits = outputs.places.new_tensor([width, height, width, height])
     boxes = outputs.boxes.clamp_min(0).minimum(limits)
-    return [_surest(scores, found) for scores, found in zip(confidences, boxes, strict=True)]
+    return [surest(scores, found) for scores, found in zip(confidences, boxes, strict=True)]
 
 
-def _surest(scores: Tensor, boxes: Tensor) -> Tensor:
-    """[m, 6] from confidences [a, k] and boxes [a, 4]."""
+def surest(scores: Tensor, boxes: Tensor) -> Tensor:
+    """The surest answers of one image, overlapping ones of one class dropped.
+
+    Args:
+        scores: [a, k] from 0 to 1.
+        boxes: [a, 4] left, top, right, bottom in pixels.
+
+    Returns:
+        [m, 6] class, score, left, top, right, bottom; the surest first.
+    """
     flat = scores.flatten()
     best = flat.topk(min(BEFORE_NMS, len(flat))).indices
     best = best[flat[best] > LEAST_SCORE]

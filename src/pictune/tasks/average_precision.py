@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pictune.errors import DataError
+from pictune.errors import RecipeError
 from pictune.tasks.matching import AREAS, LEVELS, MOST, Matches, Outcome, match
 from pictune.tasks.table import BoxTable
 
@@ -264,9 +264,9 @@ def best_thresholds(table: BoxTable, *, goal: str = "f1") -> Floats:
         (k) thresholds; 0.5 for a class without true boxes or without a single hit.
 
     Raises:
-        DataError: When the goal is none of these.
+        RecipeError: When the goal is none of these.
     """
-    aim, least = _read_goal(goal)
+    aim, least = read_goal(goal)
     matches = match(table, areas=("all",), levels=np.array([0.5]), most=None)
     found = np.full(len(table.classes), THRESHOLD)
     for label in range(len(found)):
@@ -306,7 +306,12 @@ def _halfway(score: Floats, last: int) -> float:
     return middle if middle > score[last + 1] else float(score[last])
 
 
-def _read_goal(goal: str) -> tuple[str, float]:
+def read_goal(goal: str) -> tuple[str, float]:
+    """What is wanted of thresholds, and how much of it; 0 where it is simply the most.
+
+    Raises:
+        RecipeError: When it is no such goal.
+    """
     aim, _, text = goal.partition(":")
     try:
         least = float(text) if text else 0.0
@@ -314,8 +319,7 @@ def _read_goal(goal: str) -> tuple[str, float]:
         least = -1.0
     if (aim in ("precision", "recall") and text and 0 < least <= 1) or goal == "f1":
         return aim, least
-    raise DataError(
+    raise RecipeError(
         f"no thresholds can be chosen for the goal {goal!r}",
-        code="bad_goal",
         instead="Say f1, precision:0.9 or recall:0.9; the number lies above 0 and is at most 1.",
     )

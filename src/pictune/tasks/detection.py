@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 
 from pictune.data.augmentation.moving import restore_boxes
 from pictune.data.sample import Annotation, Boxes, Sample
-from pictune.data.truths import NOBODY, BoxTruths
-from pictune.models.box_losses import BOX_LOSSES, SCORE_LOSSES, BoxLoss, ScoreLoss, paired_iou
-from pictune.models.detectors import PlaceOutputs, assign, centredness, read_places
+from pictune.data.truths import BoxTruths
+from pictune.models.box_heads import BOX_HEADS
+from pictune.models.box_losses import BOX_LOSSES, SCORE_LOSSES, BoxLoss, ScoreLoss
 from pictune.settings import Parts, Search, Setting
 from pictune.tasks.average_precision import best_thresholds, quick_numbers
 from pictune.tasks.drawing import MISSED, RIGHT, WRONG, class_colours, draw_boxes
@@ -63,6 +62,7 @@ class Detection(Task):
     Args:
         classes: Names in the order of the network's outputs.
         canvas: Width and height of what the network sees, pixels.
+        head: What stands on the network's maps, a name in `BOX_HEADS`.
         thresholds: (k) from which score on an answer of a class counts; 0.5 where not given.
         loss: What is minimised; None for a model that is only used.
     """
@@ -74,11 +74,12 @@ class Detection(Task):
         classes: Sequence[str],
         *,
         canvas: tuple[int, int],
+        head: str = "fcos",
         thresholds: Sequence[float] = (),
         loss: DetectionLoss | None = None,
     ) -> None:
         self.classes = tuple(classes)
-        self._canvas = canvas
+        self._canvas, self._head = canvas, BOX_HEADS[head]
         self._thresholds = np.array(thresholds or [0.5] * len(self.classes))
         self._loss = loss
 
@@ -99,42 +100,17 @@ class Detection(Task):
         return np.column_stack([labels, boxes.corners * scale, crowd]).astype(np.float32).reshape(-1, 6)
 
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
-        """``classes``, ``boxes`` and ``centre``, each divided by the places that answer for an object."""
+        """Those of the head; ``classes`` and ``boxes`` are among them."""
         assert self._loss is not None, "this task was made for using a model, not for training one"
-        outputs: PlaceOutputs = network(batch.images)
-        image, place, box, label = self._assigned(outputs, batch.targets)
-        count = max(len(place), 1)
-        sides = torch.cat([outputs.places[place] - box[:, :2], box[:, 2:] - outputs.places[place]], dim=1)
-        wanted = centredness(sides)
-        weights = wanted / wanted.sum().clamp_min(1e-6)
-        said = outputs.boxes[image, place]
-        apart = self._loss.box(said, box)
-        targets = torch.zeros_like(outputs.scores)
-        sure = paired_iou(said.detach(), box) if self._loss.score.wants_iou else torch.ones_like(wanted)
-        targets[image, place, label] = sure
-        terms = self._loss.score(outputs.scores.flatten(0, 1), targets.flatten(0, 1))
-        centre = F.binary_cross_entropy_with_logits(outputs.centred[image, place], wanted, reduction="sum")
-        return {
-            "classes": terms.sum() / count,
-            "boxes": self._loss.box_weight * (weights * apart).sum(),
-            "centre": centre / count,
-        }
-
-    def _assigned(self, outputs: PlaceOutputs, targets: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """For every place that answers for an object: its image, itself, the box [p, 4] and the class."""
-        found = []
-        for number, rows in enumerate(targets):
-            taught = rows[(rows[:, 0] != NOBODY) & (rows[:, 5] == 0)]
-            assigned = assign(outputs.places, outputs.strides, taught[:, 1:5])
-            objects = taught[assigned.objects]
-            image = torch.full_like(assigned.rows, number)
-            found.append((image, assigned.rows, objects[:, 1:5], objects[:, 0].long()))
-        return tuple(torch.cat(part) for part in zip(*found, strict=True))
+        given = (batch.images, batch.targets) if self._head.taught else (batch.images,)
+        loss = self._loss
+        return self._head.losses(network(*given), batch.targets, loss.box, loss.score, loss.box_weight)
 
     def read(self, outputs: Any) -> list[NDArray[Any]]:
         """(m, 6) a picture: class, score, left, top, right, bottom on the canvas; the surest first."""
         width, height = self._canvas
-        return [found.double().cpu().numpy() for found in read_places(outputs, width=width, height=height)]
+        read = self._head.read(outputs, width=width, height=height)
+        return [found.double().cpu().numpy() for found in read]
 
     def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
         """The same boxes on the picture's own pixels."""
@@ -195,10 +171,10 @@ class Detection(Task):
         crowd = np.zeros(len(truth)) if truth.crowd is None else truth.crowd
         return np.column_stack([labels, truth.corners, crowd, areas])
 
-    def thresholds_for(self, table: Table) -> tuple[float, ...]:
-        """Those at which F1 of each class is highest."""
+    def thresholds_for(self, table: Table, *, goal: str) -> tuple[float, ...]:
+        """Those that serve the goal best, one a class."""
         assert isinstance(table, BoxTable), "a detector's answers are a table of boxes"
-        return tuple(best_thresholds(table).tolist())
+        return tuple(best_thresholds(table, goal=goal).tolist())
 
     def draw(self, pixels: NDArray[np.uint8], answer: NDArray[Any], truth: NDArray[Any]) -> NDArray[np.uint8]:
         """What was found, wrongly named and missed, on the picture."""

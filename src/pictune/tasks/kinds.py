@@ -14,8 +14,9 @@ from torch import nn
 from pictune.errors import RecipeError
 from pictune.models import segmenters
 from pictune.models.backbones import build_network
-from pictune.models.dense import DenseNetwork, Encoder
-from pictune.models.detectors import STRIDES, Fcos
+from pictune.models.box_heads import BOX_HEADS
+from pictune.models.dense import DenseNetwork, Encoder, Taught
+from pictune.models.detectors import STRIDES
 from pictune.models.loss_sums import LossesAndSums
 from pictune.models.losses import LOSSES, choose_loss
 from pictune.models.mask_losses import MASK_LOSSES, combined, parse_sum
@@ -80,6 +81,8 @@ class Kind:
             to the pictures.
         least_classes: That something can be learnt from.
         unit: What is learnt from, in the plural.
+        own: A head's name to the settings of the loss in whose place it has losses of its own.
+        thresholds: Whether each class gets a threshold, chosen on validation pictures for a goal.
     """
 
     task: Callable[[Specification], Task]
@@ -92,6 +95,8 @@ class Kind:
     canvas: int
     least_classes: int
     unit: str
+    own: Callable[[str], frozenset[str]] = lambda head: frozenset()
+    thresholds: bool = False
 
     @property
     def dense(self) -> bool:
@@ -119,12 +124,12 @@ def _taught_classification(spec: Specification, teaching: Teaching) -> Task:
 
 
 def _detection(spec: Specification) -> Task:
-    return Detection(spec.classes, canvas=spec.canvas, thresholds=spec.thresholds)
+    return Detection(spec.classes, canvas=spec.canvas, head=spec.head, thresholds=spec.thresholds)
 
 
 def _taught_detection(spec: Specification, teaching: Teaching) -> Task:
     loss = DETECTION_LOSSES[teaching.loss].make(**teaching.settings)
-    return Detection(spec.classes, canvas=spec.canvas, thresholds=spec.thresholds, loss=loss)
+    return Detection(spec.classes, canvas=spec.canvas, head=spec.head, thresholds=spec.thresholds, loss=loss)
 
 
 def _detection_loss(wanted: str, several: bool) -> str:  # noqa: FBT001 - as all of this kind
@@ -163,7 +168,9 @@ def _segmenter(spec: Specification, rates: Rates, weights: Weights | None) -> nn
 def _detector(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
     network = _backbone(spec, rates, weights, outputs=1)
     encoder = Encoder(network, strides=STRIDES, image_size=spec.canvas)
-    return _whole(spec, DenseNetwork(encoder, Fcos(encoder.channels, classes=len(spec.classes))))
+    head = BOX_HEADS[spec.head]
+    top = head.build(encoder.channels, classes=len(spec.classes), canvas=spec.canvas)
+    return _whole(spec, DenseNetwork(encoder, top), made=Taught if head.taught else nn.Sequential)
 
 
 def _backbone(spec: Specification, rates: Rates, weights: Weights | None, *, outputs: int) -> nn.Module:
@@ -177,9 +184,11 @@ def _backbone(spec: Specification, rates: Rates, weights: Weights | None, *, out
     )
 
 
-def _whole(spec: Specification, backbone: nn.Module) -> nn.Module:
+def _whole(
+    spec: Specification, backbone: nn.Module, made: Callable[..., nn.Module] = nn.Sequential
+) -> nn.Module:
     preprocess = Preprocess(mean=spec.mean, std=spec.std)
-    return nn.Sequential(OrderedDict(preprocess=preprocess, backbone=backbone))
+    return made(OrderedDict(preprocess=preprocess, backbone=backbone))
 
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -203,10 +212,12 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             losses=DETECTION_LOSSES,
             loss=_detection_loss,
             selects=("map", "map50"),
-            heads=("fcos",),
+            heads=tuple(BOX_HEADS),
             canvas=320,
             least_classes=1,
             unit="boxes",
+            thresholds=True,
+            own=lambda head: BOX_HEADS[head].own,
         ),
         "segmentation": Kind(
             task=_segmentation,

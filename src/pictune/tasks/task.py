@@ -141,10 +141,12 @@ class Task(ABC):
     ) -> Table:
         """The one table of answers and truths from which every number derives."""
 
-    def thresholds_for(self, table: Table) -> tuple[float, ...]:
-        """From which score on an answer of each class should count, by a table of validation pictures.
+    def thresholds_for(self, table: Table, *, goal: str) -> tuple[float, ...]:
+        """From which score on an answer of each class should count; empty where nothing has to be chosen.
 
-        Empty where nothing has to be chosen.
+        Args:
+            table: Of validation pictures.
+            goal: ``f1``, ``precision:0.9`` or ``recall:0.9``.
         """
         return ()
 

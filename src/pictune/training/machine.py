@@ -6,9 +6,10 @@ import copy
 import ctypes
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,10 +168,11 @@ class Machine:
         return quickest
 
 
-def _learning(outputs: torch.Tensor | Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """A network's outputs through which a gradient flows; some networks give several."""
-    given = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
-    return [output for output in given if output.requires_grad]
+def _learning(outputs: Any) -> list[torch.Tensor]:
+    """A network's outputs through which a gradient flows; some networks give several, and these parts."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs] if outputs.requires_grad else []
+    return [found for output in outputs for found in _learning(output)]
 
 
 def _quickest(spent: list[float | None]) -> float | None:

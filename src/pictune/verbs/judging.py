@@ -108,6 +108,7 @@ def judge(
         },
         "model": {"name": spec.network, "image_size": spec.image_size, "weights": spec.origin},
         "training": dict(spec.facts.get("training", {})),
+        "goal": str(spec.facts.get("goal", "")),
         "probe": [row for line in Journal(run.journal).lines("probe") for row in line["rows"]],
         "curves": curves(run),
         "created_with": versions(),

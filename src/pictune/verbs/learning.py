@@ -24,6 +24,7 @@ from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
 from pictune.run import Journal, Run
 from pictune.tasks.answering import Placing, answers
+from pictune.tasks.kinds import KINDS
 from pictune.tasks.model import Model
 from pictune.tasks.specification import Specification
 from pictune.training.fitting import fit, merit_of
@@ -115,10 +116,11 @@ def _ship(
         "versions": versions(),
         "validation": quick,
         "training": _told(run, recipe, soup, prepared.reading),
+        **({"goal": recipe.evaluation.goal} if KINDS[specification.task].thresholds else {}),
     }
     merge_lora(transferring.backbone_of(network))
     trained = Model(replace(specification, facts=facts), network.eval(), machine.device)
-    thresholds = _thresholds(trained, dataset, store)
+    thresholds = _thresholds(trained, dataset, store, goal=recipe.evaluation.goal)
     Model(replace(trained.specification, thresholds=thresholds), network, machine.device).save(run.model)
     # What is judged is what is shipped, in full precision: the network that learnt may still compute in bf16.
     model = Model.load(run.model, device=machine.device)
@@ -136,15 +138,15 @@ def _ship(
     )
 
 
-def _thresholds(model: Model, dataset: Dataset, store: Sequence[Any]) -> tuple[float, ...]:
+def _thresholds(model: Model, dataset: Dataset, store: Sequence[Any], *, goal: str) -> tuple[float, ...]:
     """From which score on an answer of each class counts, chosen on the validation pictures."""
-    if not model.task.legend:
+    if not KINDS[model.specification.task].thresholds:
         return ()
     rows = [i for i in dataset.splits["val"] if dataset.samples[i].annotation is not None]
     samples = [dataset.samples[i] for i in rows]
     said = model.answers([store[i] for i in rows], sizes=[(s.width, s.height) for s in samples])
     keys, truths = [s.key for s in samples], [s.annotation for s in samples]
-    return model.task.thresholds_for(model.task.score(keys, said, truths, None))
+    return model.task.thresholds_for(model.task.score(keys, said, truths, None), goal=goal)
 
 
 def _told(run: Run, recipe: Recipe, soup: Sequence[int], reading: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pictune.models.freezing import EVERYTHING_BELOW, NOTHING
 from pictune.models.weights import Weights
 from pictune.recipe_sections import Choice
 from pictune.recipes import Recipe
+from pictune.tasks.average_precision import read_goal
 from pictune.tasks.kinds import KINDS
 from pictune.verbs.tables import TABLES
 
@@ -222,7 +223,9 @@ def _refuse_misplaced(recipe: Recipe, task: str) -> None:
         "training.first_size": recipe.training.first_size is not None,
     }
     dense = {"composition.name": recipe.composition.name not in {"auto", "none"}}
-    found = [name for name, wished in (whole if KINDS[task].dense else dense).items() if wished]
+    read_goal(recipe.evaluation.goal)
+    other = {"evaluation.goal": recipe.evaluation.goal != "f1" and not KINDS[task].thresholds}
+    found = [name for name, wished in {**other, **(whole if KINDS[task].dense else dense)}.items() if wished]
     if found:
         raise RecipeError(
             f"{task} does not know these settings",
@@ -339,6 +342,16 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
             reasons[f"{section}.name"] = why if section == "technique" else "auto"
     if gentle and "learning_rate" not in recipe.optimizer.settings:
         reasons["optimizer.learning_rate"] = "auto: gentle on weights that have learnt much"
+    usual = kind.losses[parts["loss"].name].check({}, "loss")[0]
+    ignored = {
+        name for name in kind.own(recipe.model.head) if parts["loss"].settings.get(name) != usual[name]
+    }
+    if ignored:
+        raise RecipeError(
+            f"{recipe.model.head} has losses of its own, and would ignore "
+            f"{' and '.join(f'loss.{name}' for name in sorted(ignored))}",
+            instead="Leave them out, or choose another --head.",
+        )
     if mistakes:
         raise RecipeError(
             "some settings do not fit what auto chose",

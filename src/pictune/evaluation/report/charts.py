@@ -226,6 +226,25 @@ def reliability_chart(bins: Sequence[Bin], *, title: str) -> Markup:
     return _figure("plot square", title, {}, *parts)
 
 
+def precision_chart(curve: Mapping[str, Any]) -> Markup:
+    """Precision over recall of one class, both from 0 to 1; a bubble marks where the model works.
+
+    Args:
+        curve: Its ``class``, ``points`` (recall and precision), and ``recall`` and ``precision`` in use.
+    """
+    parts = [_rung(1 - share, f"{share:g}") for share in (0, 0.5, 1)]
+    parts += [_epoch_tick(share, f"{share:g}") for share in (0, 0.5, 1)]
+    parts.append(_polyline([(x, 1 - y) for x, y in curve["points"]], "val"))
+    title = f"{curve['class']}: precision over recall"
+    if is_number(curve["recall"]) and is_number(curve["precision"]):
+        place = {"cx": _percent(curve["recall"]), "cy": _percent(1 - curve["precision"])}
+        parts.append(tag("circle", {"class": "bubble", **place, "r": 5}))
+        title += (
+            f"; the model works at recall {number(curve['recall'])}, precision {number(curve['precision'])}"
+        )
+    return _figure("plot square", title, {}, *parts)
+
+
 def compact_map(counts: Sequence[Sequence[int]], *, title: str, cells: int = 100) -> tuple[Markup, int]:
     """A confusion matrix without numbers, for more classes than a table can show.
 

@@ -31,6 +31,7 @@ SHOWN_PAIRS = 8
 PICTURES_PER_PAIR = 6
 OPEN_MISTAKES = 10
 SHOWN_MISTAKES = 24
+OPEN_CURVES = 6
 
 CLASS_METRICS = (
     *("ap", "ap50", "ap75", "iou", "dice", "precision", "recall", "f1"),
@@ -65,6 +66,9 @@ def evaluation_context(report: Report, album: Album) -> Context:
         "confusion": _confusion(report.get("confusion")),
         "pairs": _pairs(report.get("confused_pairs") or (), album),
         "mistakes": _mistakes(report.get("mistakes") or (), album),
+        "errors": _errors(report.get("kinds_of_error") or ()),
+        "sizes": _sizes(report.get("sizes") or ()),
+        "precision": _precision(report.get("precision_recall") or ()),
         "worst": _worst(report.get("worst_images") or (), album),
         "curves": _curves(report.get("curves")),
         "probe": _probe(report.get("probe") or ()),
@@ -182,6 +186,7 @@ def _per_class(rows: Sequence[Report], *, unit: str) -> Context | None:
         "by": by,
         "unit": unit,
         "counted": counted,
+        "thresholds": any("threshold" in row for row in rows),
         "columns": columns,
         "open": ordered[:OPEN_CLASSES],
         "folded": ordered[OPEN_CLASSES:LISTED_CLASSES],
@@ -236,6 +241,36 @@ def _worst(images: Sequence[Report], album: Album) -> list[Context]:
     """The images that did worst, those with a picture, each with what is told of it."""
     shown = [{**image, "picture": album(image["key"])} for image in images[:SHOWN_MISTAKES]]
     return [image for image in shown if image["picture"]]
+
+
+def _errors(kinds: Sequence[Report]) -> list[Context]:
+    """Kinds of error with their share of all, as bars; those that do not occur left out."""
+    total = sum(kind["count"] for kind in kinds)
+    most = max((kind["count"] for kind in kinds), default=0)
+    return [
+        {
+            **kind,
+            "share": kind["count"] / total,
+            "bar": charts.stacked_bar([(kind["told"], kind["count"])], label=kind["kind"], top=most),
+        }
+        for kind in kinds
+        if kind["count"]
+    ]
+
+
+def _sizes(groups: Sequence[Report]) -> list[Context]:
+    """Groups of objects by size, with what was found of them."""
+    named = [(group, f"{group['from']:.0f} to {group['to']:.0f} pixels") for group in groups]
+    return [
+        {**group, "name": name, "bar": charts.interval_bar(group["recall"], label=name)}
+        for group, name in named
+    ]
+
+
+def _precision(curves: Sequence[Report]) -> Context | None:
+    """A small chart a class; those beyond the first few are unfolded."""
+    drawn = [{**curve, "chart": charts.precision_chart(curve)} for curve in curves]
+    return {"open": drawn[:OPEN_CURVES], "folded": drawn[OPEN_CURVES:]} if drawn else None
 
 
 def _curves(curves: Report | None) -> Context | None:
