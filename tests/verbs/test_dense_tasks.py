@@ -20,7 +20,7 @@ from pictune.run import Journal, Run
 from pictune.tasks.model import Model
 from pictune.verbs.evaluate import evaluate
 from pictune.verbs.predict import predict
-from pictune.verbs.train import train
+from pictune.verbs.train import Silent, train
 
 QUIET = (
     "training.precision=fp32",
@@ -180,6 +180,8 @@ CASES = {
     "boxes": ("boxes", ()),
     "boxes, frozen": ("boxes", ("transfer.freeze=backbone",)),
     "boxes, layer by layer": ("boxes", ("technique.name=gradual", "transfer.layer_decay=0.7")),
+    "boxes, the head on cached maps": ("boxes", ("transfer.freeze=backbone", "transfer.views=1")),
+    "masks, the head first": ("masks", ("technique.name=lp_ft", "technique.probe_epochs=2")),
     "boxes, adapters": ("boxes", ("technique.name=lora", "technique.rank=2")),
     "boxes, mosaic": ("boxes", ("composition.name=mosaic",)),
     "masks": ("masks", ()),
@@ -200,6 +202,35 @@ def test_stopped_and_continued_it_ends_the_same(case: str, boxes: Path, masks: P
     again = learn(data, *settings, runs=here / "parts")
     assert checksums(again) == checksums(whole)
     assert len(Journal(again.journal).lines("epoch")) == 2
+
+
+@pytest.mark.parametrize("kind", ["boxes", "masks"])
+def test_cached_maps_give_what_pictures_give(kind: str, boxes: Path, masks: Path, here: Path) -> None:
+    data, settings = (boxes if kind == "boxes" else masks), ("transfer.freeze=backbone", "transfer.views=2")
+    kept = learn(data, *settings, epochs=6, runs=here / "kept")
+    computed = learn(data, *settings, epochs=6, cache=False, runs=here / "computed")
+    assert kept.read("made_by.json")["reading"] == "cached"
+    assert computed.read("made_by.json")["reading"] == "computed"
+    one, two = ((run.model / "weights.safetensors").read_bytes() for run in (kept, computed))
+    assert one == two
+
+
+def test_the_head_learns_alone_before_all_layers_do(boxes: Path, here: Path) -> None:
+    told: list[str] = []
+
+    class Listening(Silent):
+        def say(self, sentence: str) -> None:
+            told.append(sentence)
+
+    run = learn(boxes, "technique.probe_epochs=12", technique="lp_ft", epochs=1, watcher=Listening())
+    plain = learn(boxes, technique="full", epochs=1, runs=here / "plain")
+    assert any(s.startswith("The head learnt alone for 12 epochs: validation map") for s in told)
+    assert len(Journal(run.journal).lines("epoch")) == 1
+    first, other = (Journal(r.journal).lines("epoch")[0]["train_loss"] for r in (run, plain))
+    assert first < 0.8 * other
+    before, after = Model.load(run.model).network.state_dict(), Model.load(plain.model).network.state_dict()
+    encoder = [name for name in before if ".encoder." in name and name.endswith("weight")]
+    assert any(not bool((before[name] == after[name]).all()) for name in encoder)
 
 
 def test_frozen_layers_are_shipped_as_they_came(boxes: Path, here: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,17 @@ from torch import nn
 
 from pictune.data.augmentation import Augmentation, preview_grid
 from pictune.data.loading import Batches, Loader
-from pictune.data.sample import Dataset
 from pictune.errors import InputError, StoppedError
 from pictune.files import replace_file, write_tensors, write_text
-from pictune.models.boundary import Cut, cut
-from pictune.models.lora import merge_lora
+from pictune.models.boundary import Cut
+from pictune.models.freezing import EVERYTHING_BELOW, freeze_layers, frozen_tensors
 from pictune.recipe_text import dump_yaml
 from pictune.recipes import Recipe
 from pictune.run import Journal, Run
 from pictune.tasks.answering import Placing, answers
-from pictune.tasks.kinds import KINDS
-from pictune.tasks.model import Model
 from pictune.tasks.specification import Specification
 from pictune.training.fitting import fit, merit_of
-from pictune.training.job import Fit, Progress, Watcher
+from pictune.training.job import Fit, Progress, Watcher, all_learn
 from pictune.training.machine import Machine, place
 from pictune.training.optimizers import OPTIMIZERS
 from pictune.training.plan import Plan
@@ -36,9 +33,9 @@ from pictune.training.schedules import SCHEDULES
 from pictune.training.signals import stop_signal
 from pictune.training.souping import greedy_soup
 from pictune.verbs import probing, transferring
-from pictune.verbs.judging import judge, versions
 from pictune.verbs.lessons import Lesson, growing, lesson_of
 from pictune.verbs.preparing import Prepared
+from pictune.verbs.shipping import probe_rows, ship
 from pictune.verbs.tables import TABLES
 from pictune.verbs.transferring import Loaders, Place
 
@@ -72,18 +69,13 @@ def learn(
     chosen = dict(run.read("made_by.json")["chosen"])
     chosen |= dict.fromkeys(_changed(prepared.recipe, recipe), "auto: the best of the probe")
     write_text(run.path / "recipe.yaml", dump_yaml(recipe, TABLES, reasons=chosen))
-    _ship(run, replace(prepared, recipe=recipe), machine, network, specification, progress, soup)
+    ship(run, replace(prepared, recipe=recipe), machine, network, specification, progress, soup)
     seconds = round(time.monotonic() - started, 1)
     run.note_time("finished", seconds=seconds)
     name = "test" if "test" in prepared.dataset.splits else "val"
     best = progress.best_epoch + 1 if soup else 0
     run.write("status.json", {"state": "finished", "report": name, "best_epoch": best})
     return run
-
-
-def probe_rows(run: Run) -> list[dict[str, Any]]:
-    """What the probe found, the best first; nothing where there was none."""
-    return [row for line in Journal(run.journal).lines("probe") for row in line["rows"]]
 
 
 def _changed(before: Recipe, after: Recipe) -> list[str]:
@@ -96,81 +88,21 @@ def _changed(before: Recipe, after: Recipe) -> list[str]:
     ]
 
 
-def _ship(
-    run: Run,
-    prepared: Prepared,
-    machine: Machine,
-    network: nn.Module,
-    specification: Specification,
-    progress: Progress,
-    soup: tuple[int, ...],
-) -> None:
-    """Writes the model, and judges it as it was written."""
-    recipe, dataset, store = prepared.recipe, prepared.dataset, prepared.ingested.store
-    assert store is not None, "training stores its pictures"
-    best = Journal(run.journal).lines("epoch")[progress.best_epoch] if soup else probe_rows(run)[0]
-    quick = {name: value for name, value in best.items() if name.startswith("val_")}
-    facts = {
-        "run": run.name,
-        "fingerprint": dataset.fingerprint,
-        "versions": versions(),
-        "validation": quick,
-        "training": _told(run, recipe, soup, prepared.reading),
-        **({"goal": recipe.evaluation.goal} if KINDS[specification.task].thresholds else {}),
-    }
-    merge_lora(transferring.backbone_of(network))
-    trained = Model(replace(specification, facts=facts), network.eval(), machine.device)
-    thresholds = _thresholds(trained, dataset, store, goal=recipe.evaluation.goal)
-    Model(replace(trained.specification, thresholds=thresholds), network, machine.device).save(run.model)
-    # What is judged is what is shipped, in full precision: the network that learnt may still compute in bf16.
-    model = Model.load(run.model, device=machine.device)
-    name = "test" if "test" in dataset.splits else "val"
-    judge(
-        run,
-        model,
-        dataset.split(name),
-        [store[i] for i in dataset.splits[name]],
-        name=name,
-        evaluation=recipe.evaluation,
-        seed=recipe.training.seed,
-        select_by=recipe.training.select_by,
-        findings=dataset.findings,
-    )
+@dataclass(frozen=True)
+class _Beforehand:
+    """Tells a watcher of batches and of what happens, and not of epochs, which are counted anew later."""
 
+    watcher: Watcher
 
-def _thresholds(model: Model, dataset: Dataset, store: Sequence[Any], *, goal: str) -> tuple[float, ...]:
-    """From which score on an answer of each class counts, chosen on the validation pictures."""
-    if not KINDS[model.specification.task].thresholds:
-        return ()
-    rows = [i for i in dataset.splits["val"] if dataset.samples[i].annotation is not None]
-    samples = [dataset.samples[i] for i in rows]
-    said = model.answers([store[i] for i in rows], sizes=[(s.width, s.height) for s in samples])
-    keys, truths = [s.key for s in samples], [s.annotation for s in samples]
-    return model.task.thresholds_for(model.task.score(keys, said, truths, None), goal=goal)
+    def step(self, epoch: int, epochs: int, step: int, steps: int, loss: float) -> None:
+        """As it is."""
+        self.watcher.step(epoch, epochs, step, steps, loss)
 
+    def epoch(self, facts: Mapping[str, Any]) -> None:
+        """Nothing."""
 
-def _told(run: Run, recipe: Recipe, soup: Sequence[int], reading: str) -> dict[str, Any]:
-    """How it was trained, for the readers of the report."""
-    technique, transfer, training = recipe.technique, recipe.transfer, recipe.training
-    cut_short = Journal(run.journal).lines("cut")
-    planned = f" of {cut_short[0]['planned']}, as many as the time allowed" if cut_short else ""
-    epochs = len(Journal(run.journal).lines("epoch"))
-    facts = {
-        "technique": technique.name
-        + "".join(f", {key} {value}" for key, value in technique.settings.items()),
-        "frozen": transfer.freeze if technique.name != "head" else "backbone",
-        "epochs": f"{epochs}{planned}",
-        "weights of epoch": ", ".join(str(epoch + 1) for epoch in soup) or "none: the probe's head",
-        "precision": training.precision,
-        "optimizer": f"{recipe.optimizer.name}, rate {recipe.optimizer.settings['learning_rate']:g}",
-        "epochs read": transferring.SHOWN[reading],
-    }
-    told: dict[str, tuple[Any, Any]] = {
-        "layer decay": (transfer.layer_decay, 1.0),
-        "l2-sp": (transfer.l2_sp, 0.0),
-    }
-    told |= {"teacher": (transfer.teacher and Path(transfer.teacher).name, None)}
-    return facts | {name: value for name, (value, usual) in told.items() if value != usual}
+    def say(self, sentence: str) -> None:
+        """Nothing: how long it takes to the end is said of the epochs that come."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +126,9 @@ class _Student:
         place(self.network, self.machine.device, self.prepared.arithmetic.memory_format)
         self.measure_statistics()
         recipe = self.probed()
+        self.head_alone()
         apart = self.prepared.reading != "pixels"
-        made = cut(self.network, image_size=int(recipe.model.image_size)) if apart else None
+        made = transferring.cut_network(self.network, recipe) if apart else None
         assert made is not None or not apart, "a cut that held once holds again"
         pictures = Loaders(
             growing(self.lesson.train, recipe, self.lesson.view), self.lesson.val, self.lesson.seen
@@ -280,6 +213,8 @@ class _Student:
         open_ = self.prepared.open_settings if technique.head_only else probing.VARIED[:2]
         if not technique.probe_epochs and not (technique.head_only and technique.heads > 1 and open_):
             return recipe
+        if recipe.model.head != "none":
+            return recipe  # such a head has more to learn than a probe can find out
         made = probing.probe_cut(self.network, image_size=int(recipe.model.image_size))
         if made is None:
             self.watcher.say("This network's head is more than one linear layer, so no probe is made.")
@@ -307,6 +242,46 @@ class _Student:
             return probing.with_best(recipe, found.rows[0])
         probing.take_over(self.network, found)
         return recipe
+
+    def head_alone(self) -> None:
+        """Trains what stands on an encoder's maps by itself, on cached maps, before all layers learn.
+
+        It takes the place of the linear probe where the head is more than a linear layer.
+        """
+        recipe, folder = self.prepared.recipe, self.run.checkpoints / "head"
+        epochs = transferring.technique_of(recipe).probe_epochs
+        if recipe.model.head == "none" or not epochs or (self.run.checkpoints / "last.safetensors").exists():
+            return
+        folder.mkdir(exist_ok=True)
+        learning = {name: parameter.requires_grad for name, parameter in self.network.named_parameters()}
+        backbone = transferring.backbone_of(self.network)
+        freeze_layers(backbone, frozen_tensors(backbone, EVERYTHING_BELOW))
+        try:
+            made = transferring.cut_network(self.network, recipe)
+            assert made is not None, "nothing below the head learns now"
+            lesson = self.lesson
+            pictures = Loaders(lesson.train, lesson.val, lesson.seen)
+            loaders = transferring.as_features(made, pictures, self.place, views=0, keep=True)
+            job = self.job(recipe, made, loaders)
+            alone = replace(
+                job,
+                plan=replace(job.plan, cycles=(epochs,), soup=1, seconds=0.0),
+                folder=folder,
+                journal=Journal(folder.with_suffix(".jsonl")),
+                watcher=_Beforehand(self.watcher),
+                rates={},
+                waiting=all_learn,
+                anchors={},
+            )
+            progress = fit(alone)
+            greedy_soup(folder, progress, alone.network, alone.validate, select_by=alone.plan.select_by)
+        finally:
+            for name, parameter in self.network.named_parameters():
+                parameter.requires_grad = learning[name]
+        name, score = recipe.training.select_by, max(progress.scores)
+        self.watcher.say(
+            f"The head learnt alone for {epochs} epochs: validation {name.replace('_', ' ')} {score:.3f}."
+        )
 
     def job(self, recipe: Recipe, made: Cut | None, loaders: Loaders) -> Fit:
         """What the loop is handed."""

@@ -294,7 +294,7 @@ def _technique(recipe: Recipe, *, pretrained: bool, dense: bool) -> tuple[str, s
     if not pretrained:
         return "full", "auto: from scratch"
     if dense:
-        return "full", "auto: a head of several layers has no probe"
+        return "full", "auto: a head of many layers learns best with those below"
     if recipe.training.preset == "fast":
         return "head", "auto: the quickest way from pretrained weights"
     return "lp_ft", "auto: from pretrained weights"

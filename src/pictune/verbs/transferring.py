@@ -28,6 +28,7 @@ from pictune.models.freezing import (
     layer_groups,
 )
 from pictune.models.lora import add_lora
+from pictune.models.map_cut import cut_maps
 from pictune.models.statistics import measure_statistics
 from pictune.recipes import Recipe
 from pictune.training.feature_folder import room
@@ -40,6 +41,7 @@ from pictune.training.techniques import TECHNIQUES, Technique, layer_rates, thaw
 LARGEST = (
     4  # an activation of more numbers than this many times the pixels costs more to read than to compute
 )
+LARGEST_MAPS = 8  # likewise; an encoder takes longer for a picture, all maps of which are kept
 GIGABYTE = 10**9
 MEASURED, MEASURED_AT_ONCE = 512, 64  # pictures that tell normalisation statistics; and how many a batch
 
@@ -189,6 +191,14 @@ def anchors_of(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in backbone.named_parameters() if name not in head}
 
 
+def cut_network(network: nn.Module, recipe: Recipe) -> Cut | None:
+    """The network in two, where nothing below learns; None where it cannot be cut."""
+    width = int(recipe.model.image_size)
+    if recipe.model.head == "none":
+        return cut(network, image_size=width)
+    return cut_maps(network, canvas=(width, int(recipe.model.height) or width))
+
+
 def settle_reading(recipe: Recipe, network: nn.Module, *, counts: tuple[int, int]) -> tuple[Reading, str]:
     """What epochs read, and why; decided once, and kept with the run.
 
@@ -202,16 +212,15 @@ def settle_reading(recipe: Recipe, network: nn.Module, *, counts: tuple[int, int
         cannot be kept), or ``pixels``.
     """
     transfer, size, views = recipe.transfer, int(recipe.model.image_size), int(recipe.transfer.views)
+    height = int(recipe.model.height) or size
     obstacle = _obstacle(recipe, network)
-    if recipe.model.head != "none":
-        obstacle = "what is learnt lies on the pictures"
     if obstacle:
         return "pixels", obstacle
-    made = cut(network, image_size=size)
+    made = cut_network(network, recipe)
     if made is None:
         return "pixels", "nothing lies below all that learns"
     numbers = int(np.prod(made.shape))
-    if numbers > LARGEST * 3 * size**2:
+    if numbers > (LARGEST if recipe.model.head == "none" else LARGEST_MAPS) * 3 * size * height:
         return "pixels", f"what {_plain(made)} gives is larger than the pictures"
     if not transfer.cache:
         return "computed", "as given"
