@@ -16,6 +16,8 @@ from pictune.models.detectors import Fcos, fcos_losses, read_places
 from pictune.models.query_detectors import Kind, QueryDetector, query_losses, read_queries
 from pictune.models.two_stage import FasterRcnn, faster_rcnn_losses, read_regions
 
+OWN = frozenset({"class_weights"})
+
 
 class Build(Protocol):
     """Makes what stands on an encoder's maps."""
@@ -47,7 +49,8 @@ class BoxHead:
             beside classes, to named losses.
         read: Finds the answers in its outputs.
         taught: Whether its ``forward`` takes the targets, too, while it learns.
-        own: Settings of the loss in whose place it has losses of its own.
+        own: Settings of the loss in whose place it has losses of its own; ``class_weights`` where classes
+            cannot be weighed.
     """
 
     build: Build
@@ -67,14 +70,14 @@ def _retinanet(channels: Sequence[int], *, classes: int, canvas: tuple[int, int]
 
 def _queries(kind: Kind) -> BoxHead:
     build = partial(QueryDetector, kind=kind)
-    return BoxHead(build, query_losses, read_queries, taught=True, own=frozenset({"box", "score"}))
+    return BoxHead(build, query_losses, read_queries, taught=True, own=OWN | {"box", "score"})
 
 
 BOX_HEADS: Mapping[str, BoxHead] = MappingProxyType(
     {
         "fcos": BoxHead(_fcos, fcos_losses, read_places),
         "retinanet": BoxHead(_retinanet, retinanet_losses, read_anchors),
-        "faster_rcnn": BoxHead(FasterRcnn, faster_rcnn_losses, read_regions, taught=True),
+        "faster_rcnn": BoxHead(FasterRcnn, faster_rcnn_losses, read_regions, taught=True, own=OWN),
         "rt_detr_v2": _queries("rt_detr_v2"),
         "d_fine": _queries("d_fine"),
     }

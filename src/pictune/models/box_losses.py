@@ -84,6 +84,14 @@ class ScoreLoss:
         return self.terms(logits, targets.detach().to(logits.dtype))
 
 
+def weighed(loss: ScoreLoss, weights: Tensor | None) -> ScoreLoss:
+    """The same loss with each class's terms times its weight [k]; itself where there are none."""
+    if weights is None:
+        return loss
+    known = weights
+    return ScoreLoss(loss.wants_iou, lambda logits, targets: loss.terms(logits, targets) * known)
+
+
 def paired_iou(predicted: Tensor, truth: Tensor) -> Tensor:
     """Intersection over union of each predicted box with the true one in the same row.
 

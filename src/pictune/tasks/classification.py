@@ -67,6 +67,10 @@ class Classification(Task):
                 targets[row, column[name]] = 1.0
         return targets
 
+    def amounts(self, truth: NDArray[Any]) -> NDArray[Any]:
+        """(k) 1 for a class that the picture has."""
+        return truth
+
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
         """The loss, called ``loss``; and with a teacher ``imitation``, each by its share."""
         assert self._loss is not None, "this task was made for using a model, not for training one"

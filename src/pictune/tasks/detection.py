@@ -99,6 +99,10 @@ class Detection(Task):
         crowd = np.zeros(len(boxes)) if boxes.crowd is None else boxes.crowd
         return np.column_stack([labels, boxes.corners * scale, crowd]).astype(np.float32).reshape(-1, 6)
 
+    def amounts(self, truth: NDArray[Any]) -> NDArray[Any]:
+        """(k) boxes, crowds aside."""
+        return np.bincount(truth[truth[:, 5] == 0, 0].astype(np.int64), minlength=len(self.classes))
+
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
         """Those of the head; ``classes`` and ``boxes`` are among them."""
         assert self._loss is not None, "this task was made for using a model, not for training one"

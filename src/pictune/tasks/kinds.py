@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -15,6 +15,7 @@ from pictune.errors import RecipeError
 from pictune.models import segmenters
 from pictune.models.backbones import build_network
 from pictune.models.box_heads import BOX_HEADS
+from pictune.models.box_losses import weighed
 from pictune.models.dense import DenseNetwork, Encoder, Taught
 from pictune.models.detectors import STRIDES
 from pictune.models.loss_sums import LossesAndSums
@@ -129,6 +130,7 @@ def _detection(spec: Specification) -> Task:
 
 def _taught_detection(spec: Specification, teaching: Teaching) -> Task:
     loss = DETECTION_LOSSES[teaching.loss].make(**teaching.settings)
+    loss = replace(loss, score=weighed(loss.score, teaching.class_weights))
     return Detection(spec.classes, canvas=spec.canvas, head=spec.head, thresholds=spec.thresholds, loss=loss)
 
 

@@ -52,6 +52,10 @@ class Segmentation(Task):
         sizes = [pictures[number].shape[1::-1] for number in range(len(samples))]
         return MaskTruths([_mask_of(sample.annotation) for sample in samples], self.classes, sizes)
 
+    def amounts(self, truth: NDArray[Any]) -> NDArray[Any]:
+        """(k) pixels, those of no class aside."""
+        return np.bincount(truth[truth != IGNORED], minlength=len(self.classes))
+
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
         """The loss, called ``loss``."""
         assert self._loss is not None, "this task was made for using a model, not for training one"

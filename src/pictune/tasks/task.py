@@ -112,6 +112,10 @@ class Task(ABC):
         """
 
     @abstractmethod
+    def amounts(self, truth: NDArray[Any]) -> NDArray[Any]:
+        """(k) how much of each class there is in a truth as `truths` gives it: labels, boxes or pixels."""
+
+    @abstractmethod
     def losses(self, network: nn.Module, batch: Tensors) -> dict[str, torch.Tensor]:
         """Named losses whose sum is minimised; goes through the network's ``forward``."""
 

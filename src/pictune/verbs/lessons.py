@@ -85,9 +85,10 @@ def lesson_of(
     truths = tuple(sample.annotation for sample in dataset.samples)
     rows = np.array(dataset.splits["train"])
     there = _classes_there(dataset)
-    balanced = recipe.training.class_weights == "balanced"
-    weights = settling.class_weights(there[rows]) if balanced else None
-    class_weights = None if weights is None else torch.from_numpy(weights).to(machine.device)
+    class_weights = None
+    if recipe.training.class_weights == "balanced":
+        weights = _balanced(KINDS[dataset.task].task(specification), dataset, store, rows)
+        class_weights = torch.from_numpy(weights).to(machine.device)
     teaching = Teaching(
         recipe.loss.name, recipe.loss.settings, class_weights, teacher_of(recipe, dataset, machine)
     )
@@ -120,6 +121,14 @@ def lesson_of(
         varied=json.dumps([look, _steps(recipe)], sort_keys=True, default=str),
         view=specification.view,
     )
+
+
+def _balanced(
+    task: Task, dataset: Dataset, store: Sequence[Any], rows: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """(k) the weight of each class, the rarer the higher."""
+    truths = task.truths(dataset.samples, store)
+    return settling.class_weights(np.stack([task.amounts(truths[int(row)]) for row in rows]))
 
 
 def _training_pictures(

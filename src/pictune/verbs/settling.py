@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,7 +220,6 @@ def _refuse_misplaced(recipe: Recipe, task: str) -> None:
     whole = {
         "mixing.name": recipe.mixing.name not in {"auto", "none"},
         "transfer.teacher": recipe.transfer.teacher is not None,
-        "training.class_weights": recipe.training.class_weights != "none",
         "training.first_size": recipe.training.first_size is not None,
     }
     dense = {"composition.name": recipe.composition.name not in {"auto", "none"}}
@@ -343,8 +343,16 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
     if gentle and "learning_rate" not in recipe.optimizer.settings:
         reasons["optimizer.learning_rate"] = "auto: gentle on weights that have learnt much"
     usual = kind.losses[parts["loss"].name].check({}, "loss")[0]
+    if recipe.training.class_weights != "none" and "class_weights" in kind.own(recipe.model.head):
+        raise RecipeError(
+            f"training.class_weights: {recipe.model.head} has losses of its own, which know none",
+            instead="Leave it out, choose another --head, or draw rare classes more often with "
+            "training.sampling=balanced.",
+        )
     ignored = {
-        name for name in kind.own(recipe.model.head) if parts["loss"].settings.get(name) != usual[name]
+        name
+        for name in kind.own(recipe.model.head) - {"class_weights"}
+        if parts["loss"].settings.get(name) != usual[name]
     }
     if ignored:
         raise RecipeError(
@@ -369,8 +377,12 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
     return recipe.with_values(augmentation=augmentation, **parts), reasons
 
 
-def class_weights(targets: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(k) weights inverse to how often each class is there, 1 on average over images."""
+def class_weights(targets: NDArray[Any]) -> NDArray[np.float32]:
+    """(k) weights inverse to how often each class is there, 1 on average over what is there.
+
+    Args:
+        targets: (n, k) how much of each class there is in each picture.
+    """
     counts = np.maximum(targets.sum(0), 1)
     weights = targets.sum() / (len(counts) * counts)
     return np.asarray(weights, np.float32)
