@@ -20,7 +20,7 @@ demo: $(VENV)/installed ## Install, then train and judge a classifier on data th
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/installed-dev ## Run all tests; line coverage of src must reach 90 %.
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 check: $(VENV)/installed-dev ## Check style, types and the order of the rooms.
 	$(BIN)/ruff check $(SOURCES)

@@ -14,7 +14,7 @@ from looks import Look
 from pictune.data.augmentation import MIXINGS
 from pictune.data.loading import Batch, Growing, Loader
 from pictune.data.truths import ClassTruths
-from pictune.verbs.settling import class_weights, draw_weights
+from pictune.verbs.weighing import class_weights, draw_weights
 
 COUNT, SIDE = 20, 5
 LABELS = np.array([0] * 14 + [1] * 5 + [2])

@@ -13,6 +13,7 @@ from pictune.models.weights import Weights
 from pictune.recipes import Recipe, read_recipe
 from pictune.verbs import settling
 from pictune.verbs.tables import TABLES
+from pictune.verbs.weighing import class_weights, draw_weights
 
 
 def recipe(**sections) -> Recipe:
@@ -228,10 +229,10 @@ def test_settings_that_do_not_fit_what_auto_chose_are_named():
 
 def test_rare_classes_weigh_and_are_drawn_more():
     targets = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], np.float32)
-    assert settling.class_weights(targets) == pytest.approx([2 / 3, 2])
-    assert settling.draw_weights(targets) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+    assert class_weights(targets) == pytest.approx([2 / 3, 2])
+    assert draw_weights(targets) == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
     both = np.array([[1, 0], [1, 1], [1, 0], [0, 0]], np.float32)
-    drawn = settling.draw_weights(both)
+    drawn = draw_weights(both)
     assert drawn[1] > drawn[0]
     assert drawn[3] == drawn.min(), "a picture without any label is drawn like the commonest"
 

@@ -35,6 +35,7 @@ from pictune.tasks.specification import Specification
 from pictune.tasks.task import Task
 from pictune.training.machine import Machine
 from pictune.verbs import settling
+from pictune.verbs.weighing import class_weights, draw_weights
 
 WATCHED = settling.WATCHED
 GROWN_BY = 0.7  # share of the epochs after which pictures have their full size
@@ -128,7 +129,7 @@ def _balanced(
 ) -> NDArray[np.float32]:
     """(k) the weight of each class, the rarer the higher."""
     truths = task.truths(dataset.samples, store)
-    return settling.class_weights(np.stack([task.amounts(truths[int(row)]) for row in rows]))
+    return class_weights(np.stack([task.amounts(truths[int(row)]) for row in rows]))
 
 
 def _training_pictures(
@@ -147,7 +148,7 @@ def _training_pictures(
         look=augmentation_of(recipe, specification.view),
         batch_size=min(int(settings.batch_size), len(rows)),
         shuffled=True,
-        weights=settling.draw_weights(there) if settings.sampling == "balanced" else None,
+        weights=draw_weights(there) if settings.sampling == "balanced" else None,
         mix=None if mixing.name == "none" else MIXINGS[mixing.name].make(**mixing.settings),
         compose=None if composed.name == "none" else COMPOSITIONS[composed.name].make(**composed.settings),
         seed=settings.seed,

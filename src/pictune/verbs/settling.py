@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pictune.data.sample import Dataset
 from pictune.errors import RecipeError
@@ -19,7 +17,7 @@ from pictune.models.weights import Weights
 from pictune.recipe_sections import Choice
 from pictune.recipes import Recipe
 from pictune.tasks.average_precision import read_goal
-from pictune.tasks.kinds import KINDS
+from pictune.tasks.kinds import KINDS, Kind
 from pictune.verbs.tables import TABLES
 
 SCRATCH = "resnet9"
@@ -342,24 +340,7 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
             reasons[f"{section}.name"] = why if section == "technique" else "auto"
     if gentle and "learning_rate" not in recipe.optimizer.settings:
         reasons["optimizer.learning_rate"] = "auto: gentle on weights that have learnt much"
-    usual = kind.losses[parts["loss"].name].check({}, "loss")[0]
-    if recipe.training.class_weights != "none" and "class_weights" in kind.own(recipe.model.head):
-        raise RecipeError(
-            f"training.class_weights: {recipe.model.head} has losses of its own, which know none",
-            instead="Leave it out, choose another --head, or draw rare classes more often with "
-            "training.sampling=balanced.",
-        )
-    ignored = {
-        name
-        for name in kind.own(recipe.model.head) - {"class_weights"}
-        if parts["loss"].settings.get(name) != usual[name]
-    }
-    if ignored:
-        raise RecipeError(
-            f"{recipe.model.head} has losses of its own, and would ignore "
-            f"{' and '.join(f'loss.{name}' for name in sorted(ignored))}",
-            instead="Leave them out, or choose another --head.",
-        )
+    _check_own_losses(recipe, kind, parts["loss"])
     if mistakes:
         raise RecipeError(
             "some settings do not fit what auto chose",
@@ -377,19 +358,27 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
     return recipe.with_values(augmentation=augmentation, **parts), reasons
 
 
-def class_weights(targets: NDArray[Any]) -> NDArray[np.float32]:
-    """(k) weights inverse to how often each class is there, 1 on average over what is there.
+def _check_own_losses(recipe: Recipe, kind: Kind, loss: Choice) -> None:
+    """Refuses settings of the loss that the head would not heed.
 
-    Args:
-        targets: (n, k) how much of each class there is in each picture.
+    Raises:
+        RecipeError: When there are any.
     """
-    counts = np.maximum(targets.sum(0), 1)
-    weights = targets.sum() / (len(counts) * counts)
-    return np.asarray(weights, np.float32)
-
-
-def draw_weights(targets: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n) how often each image is drawn, so that every class is seen alike; the rarest label decides."""
-    weights = class_weights(targets).astype(np.float64)
-    drawn = np.where(targets > 0, weights, 0).max(1)
-    return np.asarray(np.where(drawn > 0, drawn, weights.min()), np.float64)
+    usual = kind.losses[loss.name].check({}, "loss")[0]
+    if recipe.training.class_weights != "none" and "class_weights" in kind.own(recipe.model.head):
+        raise RecipeError(
+            f"training.class_weights: {recipe.model.head} has losses of its own, which know none",
+            instead="Leave it out, choose another --head, or draw rare classes more often with "
+            "training.sampling=balanced.",
+        )
+    ignored = {
+        name
+        for name in kind.own(recipe.model.head) - {"class_weights"}
+        if loss.settings.get(name) != usual[name]
+    }
+    if ignored:
+        raise RecipeError(
+            f"{recipe.model.head} has losses of its own, and would ignore "
+            f"{' and '.join(f'loss.{name}' for name in sorted(ignored))}",
+            instead="Leave them out, or choose another --head.",
+        )
