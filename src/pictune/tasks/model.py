@@ -60,14 +60,14 @@ class Model:
         stored: Sequence[NDArray[np.uint8]],
         *,
         sizes: Sequence[tuple[int, int]] | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
     ) -> Iterator[NDArray[Any]]:
         """What it says of pictures as the pixel store holds them, in their order.
 
         Args:
             stored: uint8 (h, w, 3), shrunk for this model.
             sizes: Width and height of the pictures before they were shrunk, pixels; answers lie on those.
-            batch_size: Pictures at a time.
+            batch_size: Pictures at a time; as many as suit the task when None.
         """
         view = self.specification.view
         found = sizes or [(picture.shape[1], picture.shape[0]) for picture in stored]
@@ -76,7 +76,7 @@ class Model:
             truths=ClassTruths(np.zeros((len(stored), 1), np.float32)),
             positions=np.arange(len(stored)),
             look=Augmentation((), view),
-            batch_size=batch_size,
+            batch_size=batch_size or self.specification.at_once,
         )
         placing = Placing(stored, found, view)
         return answers(self.network, self.task, loader, placing, device=self.device)

@@ -55,6 +55,11 @@ class Specification:
         return self.image_size, self.height or self.image_size
 
     @property
+    def at_once(self) -> int:
+        """How many pictures are asked about at a time: answers that are maps take much memory."""
+        return 8 if self.head else 64
+
+    @property
     def side(self) -> int:
         """Shorter side of a stored picture, pixels."""
         return side_of(min(self.canvas))

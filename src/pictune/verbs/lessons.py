@@ -106,7 +106,7 @@ def lesson_of(
         mix=None,
         compose=None,
         views=0,
-        batch_size=max(64, train.batch_size),
+        batch_size=max(specification.at_once, train.batch_size),
     )
     # The training rows stand in the order of the classes, so evenly spread is stratified.
     spread = np.linspace(0, len(rows) - 1, min(len(rows), WATCHED)).round().astype(int)
