@@ -3,8 +3,8 @@
     python benchmarks/evaluation_memory.py [--images 10000]
 
 Boxes: 31 answers and 7 objects an image, of 20 classes. Masks: 480 x 360 pixels of 11 classes; all images
-share one file of a mask, and answers are drawn one after the other. Each in a process of its own, with a tenth
-of the images and with all of them; what counts is how much the rest adds. Pictures and networks are left out.
+share one file of a mask, and answers are drawn one after the other. Each in a process of its own, with a
+tenth of the images and with all; what counts is how much the rest adds. Pictures and networks are left out.
 """
 
 from __future__ import annotations
