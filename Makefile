@@ -15,8 +15,10 @@ help: ## Say what can be made.
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /:/' | awk -F: '{printf "  make %-7s %s\n", $$1, $$2}'
 
 demo: export OMP_NUM_THREADS := 2
-demo: $(VENV)/installed ## Install, then train and judge a classifier on data that needs no download.
+demo: $(VENV)/installed ## Install, then train and judge a model for each task on data that need no download.
 	$(BIN)/pictune demo
+	$(BIN)/pictune demo --task detection
+	$(BIN)/pictune demo --task segmentation
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/installed-dev ## Run all tests; line coverage of src must reach 90 %.

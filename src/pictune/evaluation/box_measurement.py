@@ -17,6 +17,11 @@ from pictune.tasks.table import BoxTable
 WORST = 24  # images listed
 FEW_OBJECTS = 20  # below this, a class's numbers say little
 SHARE_TOLD = 0.3  # of all errors, from which on a kind of error is worth a sentence
+INTERVALS = (
+    "Other images of the same kind would give slightly different numbers. Precision, recall and F1 have Wilson's "
+    "interval, made wider where boxes of one image or group agree; so has average precision, whose scatter comes "
+    "from drawing whole images, or groups of them, anew many times."
+)
 KINDS = {
     "class": "right in place but wrong in class",
     "location": "right in class but badly placed (IoU below 0.5)",
@@ -60,6 +65,7 @@ class BoxMeasurement:
             "precision_recall": precision_curves(self.measure),
             "worst_images": worst,
             "thresholds": thresholds,
+            "intervals": INTERVALS,
             "findings": remarks,
         }
 

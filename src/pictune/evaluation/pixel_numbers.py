@@ -24,6 +24,11 @@ Floats = NDArray[np.float64]
 
 ABSENT = "no pixel here is of this class, in truth or in the answers"
 SILENT = "the model never gave this answer"
+INTERVALS = (
+    "Other images of the same kind would give slightly different numbers. Whole images, or groups of them, were "
+    "drawn anew many times, and an interval holds the middle of what came out; how often such intervals hold "
+    "the number that endlessly many images would give has not been measured."
+)
 FEWEST = 2  # images, or groups of them, without which nothing can be drawn anew
 WORST = 24  # images listed
 CLASS_NUMBERS = ("iou", "dice", "precision", "recall", "boundary_f1")
@@ -85,6 +90,7 @@ class PixelMeasurement:
                 (row for row in self.images() if row["pixel_accuracy"] is not None),
                 key=lambda row: row["pixel_accuracy"],
             )[:WORST],
+            "intervals": INTERVALS,
             "findings": [finding.to_json() for finding in self.findings],
         }
 
