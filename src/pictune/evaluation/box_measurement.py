@@ -18,9 +18,9 @@ WORST = 24  # images listed
 FEW_OBJECTS = 20  # below this, a class's numbers say little
 SHARE_TOLD = 0.3  # of all errors, from which on a kind of error is worth a sentence
 INTERVALS = (
-    "Other images of the same kind would give slightly different numbers. Precision, recall and F1 have Wilson's "
-    "interval, made wider where boxes of one image or group agree; so has average precision, whose scatter comes "
-    "from drawing whole images, or groups of them, anew many times."
+    "Other images of the same kind would give slightly different numbers. Precision, recall and F1 have "
+    "Wilson's interval, made wider where boxes of one image or group agree; so has average precision, "
+    "whose scatter comes from drawing whole images, or groups of them, anew many times."
 )
 KINDS = {
     "class": "right in place but wrong in class",

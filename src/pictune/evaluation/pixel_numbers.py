@@ -25,9 +25,9 @@ Floats = NDArray[np.float64]
 ABSENT = "no pixel here is of this class, in truth or in the answers"
 SILENT = "the model never gave this answer"
 INTERVALS = (
-    "Other images of the same kind would give slightly different numbers. Whole images, or groups of them, were "
-    "drawn anew many times, and an interval holds the middle of what came out; how often such intervals hold "
-    "the number that endlessly many images would give has not been measured."
+    "Other images of the same kind would give slightly different numbers. Whole images, or groups of "
+    "them, were drawn anew many times, and an interval holds the middle of what came out; how often "
+    "such intervals hold the number that endlessly many images would give has not been measured."
 )
 FEWEST = 2  # images, or groups of them, without which nothing can be drawn anew
 WORST = 24  # images listed
