@@ -76,14 +76,20 @@ def test_in_training_and_in_use_there_are_so_many_regions(canvas):
         assert sides.min() >= 1
 
 
-def test_in_use_targets_change_nothing_and_in_training_they_are_needed():
+def test_in_use_targets_change_nothing_and_in_training_none_means_no_objects():
     network, maps = network_for(), maps_for(320, 256)
     network.eval()
     with torch.no_grad():
         told, untold = network(maps, TRUTHS), network(maps)
     assert all(torch.equal(a, b) for a, b in zip(told[1:], untold[1:], strict=True))
-    with pytest.raises(AssertionError, match="targets"):
-        network.train()(maps)
+    network.train()
+    drawn = []
+    for targets in (None, torch.zeros(len(TRUTHS), 0, 6)):
+        torch.manual_seed(0)
+        drawn.append(network(maps, targets).regions)
+    assert torch.equal(*drawn)
+    torch.manual_seed(0)
+    assert not torch.equal(drawn[0], network(maps, TRUTHS).regions)
 
 
 # ---------------------------------------------------------------- proposals and what is drawn of them
