@@ -55,9 +55,9 @@ SHOWS: Mapping[str, Show] = MappingProxyType(
                 "epochs": 10,
             },
         ),
-        "detection": Show("digit-boxes", draw_boxes, 600, {**_SCENES, "group_by": "group", "epochs": 10}),
+        "detection": Show("digit-boxes", draw_boxes, 600, {**_SCENES, "group_by": "group", "epochs": 8}),
         "segmentation": Show(
-            "digit-masks", draw_masks, 600, {**_SCENES, "group_by": r"re:(g\d+)_", "epochs": 10}
+            "digit-masks", draw_masks, 600, {**_SCENES, "group_by": r"re:(g\d+)_", "epochs": 8}
         ),
     }
 )
