@@ -514,17 +514,51 @@ def test_targets_get_no_gradient(name):
     targets.requires_grad_()
     SCORE_LOSSES[name].make()(logits.requires_grad_(), targets).sum().backward()
     assert targets.grad is None
-    assert logits.grad.abs().min() > 0
+    assert logits.grad[targets > 0].abs().min() > 0
 
 
 @pytest.mark.parametrize("name", SCORE_LOSSES)
 def test_a_better_score_costs_less(name):
     logits = torch.tensor([[-30.0, -2, 0, 2, 30]])
     loss = SCORE_LOSSES[name].make()
-    yes, no = loss(logits, torch.ones(1, 5))[0].tolist(), loss(logits, torch.zeros(1, 5))[0].tolist()
+    # One answer at a time, so that a loss of the hardest cannot leave any out.
+    yes, no = (
+        [loss(x.view(1, 1), torch.full((1, 1), target)).item() for x in logits[0]] for target in (1.0, 0.0)
+    )
     assert yes == sorted(yes, reverse=True)
     assert no == sorted(no)
     assert yes[-1] < 1e-9 > no[0]
+
+
+def slow_hard(logits, targets, ratio):
+    """Costs of every yes, and of the hardest answers of no in the order of their costs."""
+    flat = list(zip(logits.flatten().tolist(), targets.flatten().tolist(), strict=True))
+    costs = [slow_cross_entropy(x, t) for x, t in flat]
+    no = sorted((i for i, (_, t) in enumerate(flat) if t == 0), key=lambda i: -costs[i])
+    yes = [i for i, (_, t) in enumerate(flat) if t > 0]
+    kept = {*yes, *no[: max(int(ratio * len(yes)), math.ceil(ratio))]}
+    return [cost if i in kept else 0.0 for i, cost in enumerate(costs)]
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_hard_examples_equal_the_slow_reference(ratio, seed):
+    logits, targets = scores(seed=seed, rows=12)
+    targets = targets * (torch.rand(12, 3, generator=torch.Generator().manual_seed(seed)) < 0.3)
+    found = SCORE_LOSSES["hard_cross_entropy"].make(ratio=ratio)(logits, targets)
+    assert found.flatten().tolist() == pytest.approx(slow_hard(logits, targets, ratio), rel=1e-6, abs=1e-9)
+
+
+def test_hard_examples_leave_easy_ones_out():
+    logits = torch.tensor([[5.0, -1, -2, -3, -4, -5]]).double().requires_grad_()
+    targets = torch.tensor([[1.0, 0, 0, 0, 0, 0]]).double()
+    loss = SCORE_LOSSES["hard_cross_entropy"].make(ratio=2)
+    loss(logits, targets).sum().backward()
+    assert (logits.grad != 0)[0].tolist() == [True, True, True, False, False, False]
+    assert torch.autograd.gradcheck(lambda x: loss(x, targets), (logits,))
+    nothing = loss(logits.detach(), torch.zeros(1, 6).double())
+    assert (nothing > 0)[0].tolist() == [True, True, False, False, False, False]
 
 
 def test_varifocal_asks_for_the_iou():
@@ -532,6 +566,7 @@ def test_varifocal_asks_for_the_iou():
         "focal": False,
         "cross_entropy": False,
         "varifocal": True,
+        "hard_cross_entropy": False,
     }
     wanted = torch.tensor([[0.2, 0.6, 0.9]])
     logits = wanted.logit().requires_grad_()
@@ -544,7 +579,7 @@ def test_varifocal_asks_for_the_iou():
 
 def test_the_tables_hold_what_recipes_name():
     assert list(BOX_LOSSES) == ["smooth_l1", "iou", "giou", "diou", "ciou", "siou"]
-    assert list(SCORE_LOSSES) == ["focal", "cross_entropy", "varifocal"]
+    assert list(SCORE_LOSSES) == ["focal", "cross_entropy", "varifocal", "hard_cross_entropy"]
     for table in (BOX_LOSSES, SCORE_LOSSES):
         assert all(part.summary.endswith(".") for part in table.values())
 
