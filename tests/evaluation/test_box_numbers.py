@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pictune.errors import DataError
+from pictune.evaluation.box_counts import box_confusion
 from pictune.evaluation.box_numbers import (
     BOX_CLASS_METRICS,
     COUNTED,
     RANKED,
-    box_confusion,
     measure_boxes,
 )
 from pictune.evaluation.intervals import Clusters, share_interval
@@ -180,6 +180,20 @@ def test_the_confusion_matrix_counts_every_box_once(seed):
     assert counts[:, :-1].sum(axis=0).tolist() == np.bincount(table.label[answers], minlength=3).tolist()
     assert np.trace(counts) == (verdicts.said.verdict == Verdict.HIT).sum()
     assert counts[-1, -1] == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_intervals_of_average_precision_agree_with_one_another(seed):
+    """At an overlap of 0.5 it is the highest, so no stricter one may be thought to be higher."""
+    measure = measure_boxes(random_table(seed, images=6), resamples=100)
+    rows = [{name.removeprefix("m"): measure.metrics[name] for name in ("map", "map50", "map75")}]
+    rows += [row.metrics for row in measure.classes]
+    for row in rows:
+        for name in ("ap", "ap75"):
+            if row[name].high is not None and row["ap50"].high is not None:
+                assert row[name].high <= row["ap50"].high
+                assert row[name].low <= row["ap50"].low
+                assert row[name].low <= row[name].value <= row[name].high
 
 
 def test_a_class_without_objects_has_no_numbers_and_says_why():

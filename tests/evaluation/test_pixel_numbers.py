@@ -101,6 +101,14 @@ def test_a_class_that_only_one_image_shows_has_no_interval():
     assert found.classes[ROAD].metrics["iou"].low is not None
 
 
+def test_a_class_that_is_never_found_is_not_proved_hopeless():
+    """In two of nine images, never answered: nothing scatters, and yet little is known."""
+    rows = [[[90, 100, 100], [0, 0, 0]]] * 7 + [[[80, 100, 90], [0, 10, 0]]] * 2
+    never = measured(table_of(rows)).classes[POLE].metrics["iou"]
+    assert (never.value, never.low) == (0, 0)
+    assert never.high > 0.5
+
+
 def test_groups_widen_intervals_and_are_counted():
     alone = random_table(5, images=40)
     grouped = replace(alone, groups=np.arange(40) // 10)

@@ -344,6 +344,14 @@ def test_a_threshold_lies_between_scores_and_unknown_classes_keep_one_half():
     assert best_thresholds(sole).tolist() == [0.3]
 
 
+def test_where_no_answer_is_right_recall_still_wants_the_most_answers():
+    far, near = [200, 200, 240, 240], [0, 0, 40, 40]
+    table = table_of([(0, 0, 0.9, far), (0, 0, 0.2, far)], [(0, 0, near)])
+    assert best_thresholds(table, goal="recall:0.9").tolist() == [0.2]
+    assert best_thresholds(table, goal="f1").tolist() == [0.5]
+    assert best_thresholds(table, goal="precision:0.9").tolist() == [0.5]
+
+
 @pytest.mark.parametrize("goal", ["f2", "precision", "precision:2", "recall:nan", "recall:x", "f1:0.5", ""])
 def test_an_unknown_goal_is_refused(goal):
     with pytest.raises(RecipeError, match="Say f1"):

@@ -82,7 +82,10 @@ class TestDetection:
         plain = learn(boxes, epochs=3, runs=here / "b")
         one, two = (Model.load(run.model).specification for run in (eager, plain))
         assert (one.facts["goal"], two.facts["goal"]) == ("recall:1", "f1")
-        assert report_of(eager)["goal"] == "recall:1"
+        report = report_of(eager)
+        assert report["goal"] == "recall:1"
+        low = any(row["recall"]["value"] < 1 for row in report["per_class"])
+        assert low == any(finding["code"] == "goal_missed" for finding in report["findings"])
         assert all(low <= high for low, high in zip(one.thresholds, two.thresholds, strict=True))
         assert one.thresholds != two.thresholds
 
@@ -133,6 +136,9 @@ class TestSegmentation:
     def test_answers_are_shares_and_can_be_drawn(self, segmenter: Run, masks: Path, here: Path) -> None:
         answers = predict(segmenter, masks / "images" / "test", save=here / "drawn")
         assert len(answers.drawn) == 6
+        height, width = cv2.imread(str(answers.drawn[0])).shape[:2]
+        assert width == 64
+        assert height > 64  # the names of the colours stand below
         for row in answers.rows():
             assert sum(row["shares"].values()) == pytest.approx(1, abs=1e-4)
 
@@ -141,6 +147,27 @@ class TestSegmentation:
         assert report_of(run)["metrics"]["mean_iou"]["value"] is not None
         loss = yaml.safe_load((run.path / "recipe.yaml").read_text())["loss"]
         assert loss == {"name": "0.5*dice+cross_entropy", "smooth": 1.0, "label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize("kind", ["boxes", "masks"])
+def test_the_head_alone_sees_pictures_as_they_are_and_then_composed_ones(
+    kind: str, boxes: Path, masks: Path, here: Path
+) -> None:
+    data = boxes if kind == "boxes" else masks
+    run = learn(data, "composition.name=mosaic", "technique.probe_epochs=1", technique="lp_ft", epochs=1)
+    assert run.read("status.json")["state"] == "finished"
+
+
+@pytest.mark.parametrize("loss", ["focal", "label_smoothing", "cross_entropy"])
+def test_a_loss_of_masks_is_not_asked_for_settings_of_its_namesake(
+    loss: str, masks: Path, here: Path
+) -> None:
+    if loss == "label_smoothing":
+        run = learn(masks, "loss.label_smoothing=0.1", loss="cross_entropy", epochs=1)
+    else:
+        run = learn(masks, loss=loss, epochs=1)
+    name = "cross_entropy" if loss == "label_smoothing" else loss
+    assert yaml.safe_load((run.path / "recipe.yaml").read_text())["loss"]["name"] == name
 
 
 @pytest.mark.parametrize("kind", ["boxes", "masks"])
@@ -263,6 +290,7 @@ def test_frozen_layers_are_shipped_as_they_came(boxes: Path, here: Path) -> None
         (("training.class_weights=balanced", "model.head=faster_rcnn"), "training.class_weights"),
         (("model.image_size=50",), "multiples of 32"),
         (("loss.name=dice",), "cannot learn from boxes"),
+        (("loss.name=focal", "loss.alpha=0.3"), "cannot learn from boxes"),
         (("training.select_by=accuracy",), "no number of detection"),
     ],
 )

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pictune.data.formats.boxes import LOST_BOXES
 from pictune.data.splitting import IMBALANCE
 
 FEW = 20  # images of a class; with fewer, an interval is wider than most differences that matter
@@ -125,11 +126,19 @@ def _repeats(table: Table) -> Iterator[Row]:
 
 def _images(table: Table) -> Iterator[Row]:
     left_out = [row for row in table["codes"] if row["outcome"] == "quarantine"]
-    if left_out:
-        listed = ", ".join(f"{row['count']:,} {row['code']}" for row in left_out)
-        total = sum(row["count"] for row in left_out)
-        names = _names([row for row in table["findings"] if row["outcome"] == "quarantine"])
-        message = f"Left out: {_many(total, 'file')} ({listed}): {names}. Repair or remove them."
+    for boxes, noun, advice in (
+        (False, "file", "Repair or remove them."),
+        (True, "object", "Their images stay; put the annotations right."),
+    ):
+        codes = [row for row in left_out if (row["code"] in LOST_BOXES) == boxes]
+        if not codes:
+            continue
+        listed = ", ".join(f"{row['count']:,} {row['code']}" for row in codes)
+        total = sum(row["count"] for row in codes)
+        known = {row["code"] for row in codes}
+        found = [r for r in table["findings"] if r["outcome"] == "quarantine" and r["code"] in known]
+        first = f" The first: {found[0]['message']}" if found else ""
+        message = f"Left out: {_many(total, noun)} ({listed}): {_names(found)}. {advice}{first}"
         yield "attention", "left_out", message
     words = {
         "constant": "of one colour throughout",
@@ -154,6 +163,14 @@ def _notes(table: Table) -> Iterator[Row]:
     for code in ("case_collision", "ignored"):
         for finding in found[code][:1]:
             yield "note", code, finding["message"]
+    if found["clipped_box"]:
+        count = _many(len(found["clipped_box"]), "image")
+        first = found["clipped_box"][0]["where"]
+        yield (
+            "note",
+            "clipped_box",
+            f"Boxes on {count} reach past the edge and end there, such as on {first}.",
+        )
     if found["wrong_extension"]:
         count = _many(len(found["wrong_extension"]), "file")
         yield "note", "wrong_extension", f"{count} named otherwise than by content; the content counts."

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from pictune.errors import DataError
 from pictune.evaluation import metrics
+from pictune.evaluation.box_counts import box_confusion, box_mistakes, error_counts, outcomes_of
 from pictune.evaluation.class_numbers import NEVER_ANSWERED, NO_CLASS
-from pictune.evaluation.confusion import MOST_MISTAKES
 from pictune.evaluation.intervals import Clusters, Number, Spread, class_mean_interval, share_interval
 from pictune.tasks.average_precision import class_mean, coco_by_class
-from pictune.tasks.matching import Matches, Verdict, Verdicts, judge, match
+from pictune.tasks.matching import Matches, Verdicts, judge, match
 from pictune.tasks.table import BoxTable
 
 Floats = NDArray[np.float64]
@@ -36,9 +36,9 @@ NO_OBJECT = "no object here is of this size"
 ONE_CLUSTER = "all these objects are in one {}: it cannot show how another would fare"
 BACKGROUND = "background"
 RANKED = ("map", "map50", "map75", "map_small", "map_medium", "map_large", "mar1", "mar10", "mar100")
+ORDERED = ("map50", "map", "map75")
 COUNTED = ("precision", "recall", "f1")
 BOX_CLASS_METRICS = ("ap", "ap50", "ap75", *COUNTED)
-ERRORS = ("class", "location", "both", "duplicate", "background")
 _FIRMNESS = 4.0  # as for the average precision of images: it steadies the scatter of few boxes
 _BLOCK = 4_000_000  # a block of draws or classes holds at most so many numbers (32 MB)
 
@@ -129,14 +129,18 @@ def measure_boxes(
     _check(table)
     clusters = Clusters(len(table), groups=table.groups)
     matches, verdicts = match(table), judge(table)
-    outcomes = _outcomes(verdicts)
+    outcomes = outcomes_of(verdicts)
     whole = [(image, np.zeros_like(label)) for image, label in outcomes]
     shares = Shares(clusters, confidence)
     simulated = _simulate(matches, clusters, resamples=resamples, confidence=confidence, seed=seed)
     overall = {name: simulated[name].overall(NO_OBJECT if "_" in name else NO_CLASS) for name in RANKED}
+    overall |= dict(zip(ORDERED, _in_order(*(overall[name] for name in ORDERED)), strict=True))
     overall |= {name: shares.of(name, whole, classes=1, absent=NO_CLASS)[0] for name in COUNTED}
     size = len(table.classes)
     by_class = {name: simulated[f"m{name}"].by_class() for name in ("ap", "ap50", "ap75")}
+    columns = zip(*(by_class[name] for name in ("ap50", "ap", "ap75")), strict=True)
+    ordered = zip(*(_in_order(*row) for row in columns), strict=True)
+    by_class |= dict(zip(("ap50", "ap", "ap75"), map(list, ordered), strict=True))
     by_class |= {name: shares.of(name, outcomes, classes=size, absent=ABSENT) for name in COUNTED}
     counts = np.stack([np.bincount(label, minlength=size) for _, label in outcomes], axis=1).tolist()
     classes = tuple(
@@ -157,50 +161,19 @@ def measure_boxes(
     )
 
 
-def box_confusion(verdicts: Verdicts) -> Ints:
-    """(k + 1, k + 1) boxes by truth (rows) and answer (columns), the last of each being background.
+def _in_order(loosest: Number, *stricter: Number) -> list[Number]:
+    """Intervals of average precision that agree: at an overlap of 0.5 it is the highest, always.
 
-    Every true box and every prediction over its threshold is counted once, crowds and what falls on them
-    aside: rows add up to the true boxes of a class and columns to its predictions. A class error on an object
-    that something else answers for already is a prediction on background.
+    What the one interval excludes is excluded for the others, too.
     """
-    said, known = verdicts.said, verdicts.known
-    count = len(verdicts.table.classes) + 1
-    taken = np.flatnonzero(said.verdict == Verdict.HIT)
-    wrong = np.flatnonzero(said.verdict == Verdict.CLASS)
-    taken = np.concatenate([taken, wrong[known.partner[said.partner[wrong]] == wrong]])
-    free = np.setdiff1d(np.flatnonzero(said.verdict > Verdict.IGNORED), taken)
-    left = np.setdiff1d(np.flatnonzero(known.verdict != Verdict.IGNORED), said.partner[taken])
-    truth, last = known.label[said.partner[taken]], count - 1
-    rows = np.concatenate([truth, np.full(len(free), last), known.label[left]])
-    columns = np.concatenate([said.label[taken], said.label[free], np.full(len(left), last)])
-    return np.bincount(rows * count + columns, minlength=count * count).reshape(count, count)
-
-
-def error_counts(verdicts: Verdicts) -> dict[str, int]:
-    """False predictions by kind, ``missed`` boxes, and ``unnoticed`` ones: no error is about them."""
-    said, known = verdicts.said.verdict, verdicts.known
-    kinds = {name: int((said == Verdict[name.upper()]).sum()) for name in ERRORS}
-    missed = known.verdict == Verdict.MISSED
-    return kinds | {"missed": int(missed.sum()), "unnoticed": int((missed & (known.partner < 0)).sum())}
-
-
-def box_mistakes(verdicts: Verdicts) -> Iterator[dict[str, Any]]:
-    """The images with missed true boxes or false predictions, those with the most first, at most 200."""
-    size = len(verdicts.table)
-    found, false, missed = (np.bincount(image, minlength=size) for image, _ in _outcomes(verdicts))
-    wrong = np.flatnonzero(false + missed)
-    for i in wrong[np.argsort(-(false + missed)[wrong], kind="stable")][:MOST_MISTAKES].tolist():
-        counts = {"missed": int(missed[i]), "false": int(false[i]), "found": int(found[i])}
-        yield {"key": verdicts.table.keys[i], **counts}
-
-
-def _outcomes(verdicts: Verdicts) -> list[tuple[Ints, Ints]]:
-    """Image and class of true boxes that were found, of false predictions, and of missed true boxes."""
-    said, known = verdicts.said, verdicts.known
-    found, missed = known.verdict == Verdict.FOUND, known.verdict == Verdict.MISSED
-    chosen = ((known, found), (said, said.verdict > Verdict.IGNORED), (known, missed))
-    return [(judged.image[rows], judged.label[rows]) for judged, rows in chosen]
+    if loosest.low is None or loosest.high is None:
+        return [loosest, *stricter]
+    most = loosest.high
+    others = [
+        number if number.high is None else replace(number, high=min(number.high, most)) for number in stricter
+    ]
+    least = max([loosest.low, *(number.low for number in others if number.low is not None)])
+    return [replace(loosest, low=least), *others]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from pictune.evaluation.findings import Remark
-from pictune.evaluation.intervals import Clusters, Number
+from pictune.evaluation.intervals import Clusters, Number, wilson
 from pictune.tasks.table import PixelTable
 
 Floats = NDArray[np.float64]
@@ -188,6 +188,10 @@ class _Ends:
         kept = drawn[np.isfinite(drawn)]
         if units < FEWEST or not len(kept):
             return Number(float(value), reason="one image says nothing about others")
+        if kept.min() == kept.max():  # nothing scatters: what is left is how few images there are
+            quantile = special.stdtrit(units - 1, (1 + self.confidence) / 2)
+            low, high = wilson(float(value), units, quantile)
+            return Number(float(value), min(float(low), float(value)), max(float(high), float(value)))
         reach = special.stdtrit(units - 1, (1 + self.confidence) / 2) * np.sqrt(units / (units - 1))
         tail = float(special.ndtr(-reach))
         low, high = np.quantile(kept, (tail, 1 - tail))

@@ -261,7 +261,8 @@ def best_thresholds(table: BoxTable, *, goal: str = "f1") -> Floats:
             nearest.
 
     Returns:
-        (k) thresholds; 0.5 for a class without true boxes or without a single hit.
+        (k) thresholds; 0.5 for a class without true boxes. Where no answer of a class is right, 0.5 as well,
+        or its lowest score where recall is the goal.
 
     Raises:
         RecipeError: When the goal is none of these.
@@ -271,7 +272,10 @@ def best_thresholds(table: BoxTable, *, goal: str = "f1") -> Floats:
     found = np.full(len(table.classes), THRESHOLD)
     for label in range(len(found)):
         score, hit, total = _ranked(matches, label)
-        if not total or not hit.any():
+        if not total or not len(score):
+            continue
+        if not hit.any():
+            found[label] = score[-1] if aim == "recall" else THRESHOLD
             continue
         # Equal scores stand on the same side of any threshold.
         ends = np.flatnonzero(np.append(np.diff(score) != 0, True))

@@ -80,6 +80,36 @@ def draw_map(pixels: Pixels, classes: Pixels, *, count: int) -> Pixels:
     return blended
 
 
+def with_legend(picture: Pixels, names: Sequence[str], colours: Sequence[Colour]) -> Pixels:
+    """A picture with a strip below that says which colour is which class.
+
+    Args:
+        picture: uint8 (h, w, 3).
+        names: Of the classes that are there.
+        colours: Of each.
+    """
+    if not names:
+        return picture
+    size = max(picture.shape[:2]) / 1100
+    height = max(round(40 * size), 12)
+    plain = [name.encode("ascii", "replace").decode() for name in names]
+    widths = [cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0] + 2 * height for text in plain]
+    places, x, row = [], 0, 0
+    for width in widths:
+        if x and x + width > picture.shape[1]:
+            x, row = 0, row + 1
+        places.append((x, row))
+        x += width
+    strip = np.full(((row + 1) * height, picture.shape[1], 3), 255, np.uint8)
+    for text, colour, (left, line) in zip(plain, colours, places, strict=True):
+        top, edge = line * height, max(height // 5, 2)
+        box = (left + edge, top + edge), (left + height - edge, top + height - edge)
+        cv2.rectangle(strip, *box, colour, -1)
+        at = (left + height, top + height - max(height // 3, 3))
+        cv2.putText(strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([picture, strip])
+
+
 def beside(panels: Sequence[Pixels], *, gap: int = 4) -> Pixels:
     """Pictures of one height side by side, with a white gap."""
     height = panels[0].shape[0]

@@ -19,7 +19,7 @@ from pictune.data.masking import IGNORED, decode_mask
 from pictune.data.sample import Annotation, ClassMap, Mask, Sample
 from pictune.data.truths import MaskTruths
 from pictune.models.mask_losses import MaskLoss
-from pictune.tasks.drawing import beside, draw_map
+from pictune.tasks.drawing import beside, class_colours, draw_map, with_legend
 from pictune.tasks.table import PixelTable, Table
 from pictune.tasks.task import Placed, Prediction, Task, Tensors
 
@@ -127,8 +127,12 @@ class Segmentation(Task):
         return beside([pixels, draw_map(pixels, truth, count=count), draw_map(pixels, answer, count=count)])
 
     def show(self, pixels: NDArray[np.uint8], answer: NDArray[Any]) -> NDArray[np.uint8]:
-        """The picture under the colours of its pixels' classes."""
-        return draw_map(pixels, answer, count=len(self.classes))
+        """The picture under the colours of its pixels' classes, with their names below."""
+        palette, there = class_colours(len(self.classes)).tolist(), np.unique(answer)
+        labels = [int(label) for label in there if label < len(self.classes)]
+        drawn = draw_map(pixels, answer, count=len(self.classes))
+        colours = [tuple(palette[label]) for label in labels]
+        return with_legend(drawn, [self.classes[label] for label in labels], colours)
 
     @property
     def legend(self) -> str:

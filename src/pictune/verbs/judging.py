@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pictune.data.augmentation import clean_view
 from pictune.data.finding import Finding, Outcome
+from pictune.data.formats.boxes import LOST_BOXES
 from pictune.data.sample import Dataset, Sample
 from pictune.data.scanning import escape
 from pictune.errors import DataError
@@ -114,10 +115,30 @@ def judge(
         "created_with": versions(),
         "selected_by": f"{select_by} on the validation split",
         "left_out": finding_rows(left_out),
-        "findings": list(_remarks(findings)),
+        "findings": [*_missed_goal(spec.facts.get("goal", ""), measured), *_remarks(findings)],
         "legend": model.task.legend,
     }
     return write_report(run.report(name), measurement, facts, pictures=thumbnails)
+
+
+def _missed_goal(goal: str, measured: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """A remark on classes that stay below what their thresholds were chosen for."""
+    name, _, least = goal.partition(":")
+    if not least:
+        return
+    values = {row["class"]: row.get(name, {}).get("value") for row in measured["per_class"]}
+    below = [
+        f"{kind} ({value:.2f})"
+        for kind, value in values.items()
+        if value is not None and value < float(least)
+    ]
+    if below:
+        message = (
+            f"The thresholds were chosen for a {name} of {least} on the validation images, and here these "
+            f"classes stay below it: {', '.join(below[:PAIRS_SHOWN])}. Where no threshold reached it, the "
+            "nearest was taken."
+        )
+        yield _remark("goal_missed", "warning", message)
 
 
 def _thumbnails(
@@ -183,11 +204,12 @@ def _remarks(findings: Sequence[Finding]) -> Iterator[dict[str, str]]:
         message = f"Used as they are, though odd; pictune audit names each: {_listed(used_as_is)}."
         yield _remark("used_as_is", "note", message)
     left_out = Counter(finding.code for finding in findings if finding.outcome is Outcome.QUARANTINE)
-    if left_out:
-        message = (
-            f"Of all the data, {left_out.total():,} could not be used and were left out: {_listed(left_out)}."
-        )
-        yield _remark("left_out", "note", message)
+    for boxes, noun in ((False, "file"), (True, "object")):
+        counted = Counter({code: n for code, n in left_out.items() if (code in LOST_BOXES) == boxes})
+        if counted:
+            what = plural(counted.total(), noun)
+            message = f"Of all the data, {what} could not be used: {_listed(counted)}."
+            yield _remark("left_out", "note", message)
 
 
 def _listed(counts: Counter[str]) -> str:

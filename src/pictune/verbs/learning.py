@@ -260,10 +260,11 @@ class _Student:
             made = transferring.cut_network(self.network, recipe)
             assert made is not None, "nothing below the head learns now"
             lesson = self.lesson
-            pictures = Loaders(lesson.train, lesson.val, lesson.seen)
+            alone = replace(lesson.train, compose=None)  # the head sees pictures as they are
+            pictures = Loaders(alone, lesson.val, lesson.seen)
             loaders = transferring.as_features(made, pictures, self.place, views=0, keep=True)
             job = self.job(recipe, made, loaders)
-            alone = replace(
+            lonely = replace(
                 job,
                 plan=replace(job.plan, cycles=(epochs,), soup=1, seconds=0.0),
                 folder=folder,
@@ -273,8 +274,8 @@ class _Student:
                 waiting=all_learn,
                 anchors={},
             )
-            progress = fit(alone)
-            greedy_soup(folder, progress, alone.network, alone.validate, select_by=alone.plan.select_by)
+            progress = fit(lonely)
+            greedy_soup(folder, progress, lonely.network, lonely.validate, select_by=lonely.plan.select_by)
         finally:
             for name, parameter in self.network.named_parameters():
                 parameter.requires_grad = learning[name]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from pictune.models.freezing import EVERYTHING_BELOW, NOTHING
 from pictune.models.weights import Weights
 from pictune.recipe_sections import Choice
 from pictune.recipes import Recipe
+from pictune.settings import Part
 from pictune.tasks.average_precision import read_goal
 from pictune.tasks.kinds import KINDS, Kind
 from pictune.verbs.tables import TABLES
@@ -333,7 +335,7 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
         wanted: Choice = getattr(recipe, section)
         given = {"learning_rate": PUBLISHED_RATE} if gentle and section == "optimizer" else {}
         table = kind.losses if section == "loss" else TABLES[section]
-        settings, found = table[name].check({**given, **wanted.settings}, section)
+        settings, found = table[name].check({**given, **_said(wanted, section, table[name])}, section)
         mistakes += found
         parts[section] = Choice(name, settings)
         if wanted.name == "auto":
@@ -356,6 +358,17 @@ def _settle_parts(recipe: Recipe, dataset: Dataset, *, start: str) -> tuple[Reci
     if recipe.augmentation.preset == "auto":
         augmentation["preset"], reasons["augmentation.preset"] = "medium", "auto: for photographs"
     return recipe.with_values(augmentation=augmentation, **parts), reasons
+
+
+def _said(wanted: Choice, section: str, part: Part[Any]) -> dict[str, Any]:
+    """A wish's settings, without those that a part of the same name in another task has brought along."""
+    table = TABLES[section]
+    usual = table[wanted.name].check({}, section)[0] if wanted.name in table else {}
+    return {
+        name: value
+        for name, value in wanted.settings.items()
+        if name in part.settings or usual.get(name) != value
+    }
 
 
 def _check_own_losses(recipe: Recipe, kind: Kind, loss: Choice) -> None:

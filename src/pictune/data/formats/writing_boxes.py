@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape as escape_xml
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from pictune.data.formats.layouts import listed, plural
 from pictune.data.formats.writing_images import ImageToWrite, by_split, copy_image
@@ -95,7 +97,7 @@ def write_voc(images: Sequence[ImageToWrite], classes: Sequence[str], folder: Pa
         copy_image(image, folder / "JPEGImages")
         text = _voc_text(image)
         (folder / "Annotations" / f"{image.stem}.xml").write_text(text, encoding="utf-8")
-        corners = _boxes(image).corners
+        corners = _whole(_boxes(image).corners)
         between += int((corners != corners.round()).any(axis=1).sum())
     for split, members in by_split(images).items():
         if split:
@@ -113,6 +115,12 @@ def write_voc(images: Sequence[ImageToWrite], classes: Sequence[str], folder: Pa
     return sentences
 
 
+def _whole(corners: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Corners a millionth of a pixel from whole ones are those: shares of a side, as in YOLO, round."""
+    near: NDArray[np.float64] = corners.round()
+    return np.where(np.abs(corners - near) < 1e-6, near, corners)
+
+
 def _voc_text(image: ImageToWrite) -> str:
     boxes = _boxes(image)
     lines = [
@@ -121,7 +129,9 @@ def _voc_text(image: ImageToWrite) -> str:
         f"  <filename>{escape_xml(image.name)}</filename>",
         f"  <size><width>{image.width}</width><height>{image.height}</height><depth>3</depth></size>",
     ]
-    for label, corners, crowd in zip(boxes.labels, boxes.corners.tolist(), _crowd(boxes), strict=True):
+    for label, corners, crowd in zip(
+        boxes.labels, _whole(boxes.corners).tolist(), _crowd(boxes), strict=True
+    ):
         left, top, right, bottom = (int(value) if value == int(value) else value for value in corners)
         lines += [
             "  <object>",
