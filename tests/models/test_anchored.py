@@ -288,7 +288,10 @@ def test_pictures_without_objects_teach_that_there_are_none(name, rows):
     sum(found.values()).backward()
     assert found["classes"] > 0
     assert found["boxes"] == 0
-    assert (outputs.scores.grad > 0).all(), "downhill every score sinks"
+    slope = outputs.scores.grad
+    assert (slope >= 0).all(), "downhill no score rises"
+    # A loss of the hardest examples alone lets the easy ones be.
+    assert (slope > 0).any() if name == "hard_cross_entropy" else (slope > 0).all()
     assert (outputs.shifts.grad == 0).all()
 
 

@@ -246,7 +246,10 @@ def test_pictures_without_objects_teach_that_there_are_none(name, rows):
     assert found["classes"] > 0
     assert found["proposals"] == found["boxes"] == 0
     sum(found.values()).backward()
-    assert (outputs.first.scores.grad > 0).all(), "downhill every score sinks"
+    slope = outputs.first.scores.grad
+    assert (slope >= 0).all(), "downhill no score rises"
+    # A loss of the hardest examples alone lets the easy ones be.
+    assert (slope > 0).any() if name == "hard_cross_entropy" else (slope > 0).all()
     assert outputs.known.all()
     assert (outputs.scores.grad[..., :-1] > 0).all()
     assert (outputs.scores.grad[..., -1] < 0).all(), "but that of the background"
