@@ -24,7 +24,7 @@ DataOrRun = Annotated[
     Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")
 ]
 Network = Annotated[str | None, typer.Option(help="cnn, resnet9, or any timm backbone.")]
-Head = Annotated[str | None, typer.Option(help="What finds boxes or masks: fcos, unet.")]
+Head = Annotated[str | None, typer.Option(help="What finds boxes or masks, such as fcos or unet.")]
 Images = Annotated[Path | None, typer.Option(help="Where the pictures of an annotation file are.")]
 Weights = Annotated[str | None, typer.Option(help="auto, hub, starter, none, or a file.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of what the network sees, pixels.")]

@@ -127,6 +127,19 @@ def test_voc_says_what_becomes_of_crowds_and_fractions(rich, tmp_path):
     assert "<xmin>5</xmin><ymin>6</ymin><xmax>35</xmax><ymax>26</ymax>" in xml
 
 
+def test_whole_pixels_stay_whole_on_the_way_through_shares_of_a_side(tmp_path):
+    """YOLO writes shares, which do not bring 92 pixels of 640 back exactly; VOC wants whole numbers."""
+    (tmp_path / "in").mkdir()
+    made.image(tmp_path / "in/images/a.jpg", 1, size=(640, 480))
+    table = "path,left,top,right,bottom,label\nimages/a.jpg,92,17,299,331,cat\n"
+    (tmp_path / "in/boxes.csv").write_text(table, encoding="utf-8")
+    convert(tmp_path / "in", to="yolo", out=tmp_path / "yolo")
+    back = convert(tmp_path / "yolo", to="voc", out=tmp_path / "voc")
+    assert not any("between pixels" in sentence for sentence in back.lost)
+    written = next((tmp_path / "voc").rglob("*.xml")).read_text()
+    assert "<xmin>92</xmin><ymin>17</ymin><xmax>299</xmax><ymax>331</ymax>" in written
+
+
 def test_groups_stay_in_tables_only(tmp_path):
     rows = "pictures/a.png,cat,10,10,30,30,p1\npictures/b.png,dog,5,6,35,26,p2\n"
     root = made.box_table(tmp_path / "root", rows, header="image,label,xmin,ymin,xmax,ymax,group")

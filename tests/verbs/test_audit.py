@@ -226,3 +226,24 @@ def test_nothing_is_written_among_the_pictures(here, monkeypatch: pytest.MonkeyP
     assert answer.code == 2
     assert "Choose another place with --out." in answer.err
     assert traces(photos) == before
+
+
+def test_objects_that_are_left_out_are_told_from_files(here) -> None:
+    """Their pictures stay, and a box that ends at the edge is named."""
+    folder = here / "boxes"
+    (folder / "images").mkdir(parents=True)
+    rows = ["path,left,top,right,bottom,label"]
+    for number in range(12):
+        pixels = toys.picture(["circle"], number)
+        cv2.imwrite(str(folder / f"images/{number}.png"), pixels)
+        rows.append(f"images/{number}.png,2,2,12,12,{'cat' if number % 2 else 'dog'}")
+    height, width = pixels.shape[:2]
+    rows += ["images/3.png,4,4,4,9,cat", f"images/5.png,2,2,{width + 5},{height - 1},cat"]
+    (folder / "boxes.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    answer = ask("audit", "boxes")
+    assert answer.code == 0, answer.err
+    assert "1 object (1 empty_box)" in answer.out
+    assert "Their images stay" in answer.out
+    assert "1 box reaches past the edge of the image and was cut off there" in answer.out
+    assert "Training would stop: 1 of 14 boxes cannot be used" in answer.out
+    assert "file (" not in answer.out

@@ -57,8 +57,9 @@ def _stopping(table: Table) -> Iterator[Row]:
             "them and their class."
         )
         yield "serious", "class_lost", message
-    for finding in found["too_many_bad"]:
-        yield "serious", "too_many_bad", finding["message"]
+    for code in ("too_many_bad", "too_many_bad_boxes"):
+        for finding in found[code]:
+            yield "serious", code, finding["message"]
 
 
 def _splits(table: Table) -> Iterator[Row]:
@@ -160,17 +161,9 @@ def _notes(table: Table) -> Iterator[Row]:
     for code in ("no_test", "possible_group", "ungrouped"):
         for finding in found[code]:
             yield "attention", code, finding["message"]
-    for code in ("case_collision", "ignored"):
+    for code in ("case_collision", "ignored", "clipped_box"):
         for finding in found[code][:1]:
             yield "note", code, finding["message"]
-    if found["clipped_box"]:
-        count = _many(len(found["clipped_box"]), "image")
-        first = found["clipped_box"][0]["where"]
-        yield (
-            "note",
-            "clipped_box",
-            f"Boxes on {count} reach past the edge and end there, such as on {first}.",
-        )
     if found["wrong_extension"]:
         count = _many(len(found["wrong_extension"]), "file")
         yield "note", "wrong_extension", f"{count} named otherwise than by content; the content counts."

@@ -80,7 +80,7 @@ def ingest(
         progress: Called with how many pictures are done, and how many there are.
 
     Raises:
-        DataError: ``too_many_bad``, ``class_lost`` or ``needs_range``, with the unusable files.
+        DataError: ``too_many_bad``, ``too_many_bad_boxes``, ``class_lost`` or ``needs_range``, with the unusable files.
         MachineError: When disk or memory run out.
     """
     order = _Order(cache, limits or Limits(), side, value_range)
@@ -223,11 +223,7 @@ def _without_unusable(dataset: Dataset, seen: Seen, max_bad: float) -> tuple[Dat
     usable = replace(usable, samples=tuple(samples), findings=(*dataset.findings, *seen.findings, *findings))
     if max_bad != math.inf:
         _refuse_misfits(findings)
-        of_images = [f for f in usable.findings if f.code not in LOST_BOXES | HARMLESS]
-        for loss in (
-            *losses(dataset, replace(usable, findings=tuple(of_images)), max_bad),
-            *box_losses(usable, max_bad),
-        ):
+        for loss in losses(dataset, usable, max_bad):
             raise loss
     return usable, kept
 
@@ -256,6 +252,16 @@ def _refuse_misfits(findings: Sequence[Finding]) -> None:
 
 def losses(before: Dataset, after: Dataset, max_bad: float) -> Iterator[DataError]:
     """Every reason why too much was lost to train on the rest, the one to be told first in front.
+
+    Boxes are counted among boxes, pictures among pictures.
+    """
+    of_images = tuple(f for f in after.findings if f.code not in LOST_BOXES | HARMLESS)
+    yield from _image_losses(before, replace(after, findings=of_images), max_bad)
+    yield from box_losses(after, max_bad)
+
+
+def _image_losses(before: Dataset, after: Dataset, max_bad: float) -> Iterator[DataError]:
+    """Why too many pictures were lost, or a whole class.
 
     What was left out while reading counts as well, but for lines that only repeat others.
     """

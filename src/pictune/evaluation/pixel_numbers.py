@@ -30,8 +30,8 @@ SILENT = "the model never gave this answer"
 INTERVALS = (
     "Other images of the same kind would give slightly different numbers. Whole images, or groups of "
     "them, were drawn anew many times; an interval holds the middle of what came out, expanded where "
-    "few images show a class. In simulations about 90 to 96 of 100 such 95 % intervals held the truth, "
-    "fewer where two or three images show a class."
+    "few images show a class. In simulations 89 to 98 of 100 such 95 % intervals held the truth, fewer "
+    "where two or three images show a class."
 )
 FEWEST = 2  # images, or groups of them, without which nothing can be drawn anew
 WORST = 24  # images listed

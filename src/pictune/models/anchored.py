@@ -267,16 +267,7 @@ def anchor_losses(
 
 
 def read_anchors(outputs: AnchorOutputs, *, width: int, height: int) -> list[Tensor]:
-    """The surest answers of each image, overlapping ones of one class dropped.
-
-    Args:
-        outputs: Of a network in evaluation mode.
-        width: Of the canvas, pixels; boxes are cut off there.
-        height: Likewise.
-
-    Returns:
-        [m, 6] for each image: class, score, left, top, right, bottom; the surest first.
-    """
+    """The surest answers of each image, in the form of `read_places`."""
     return read_boxes(outputs.scores.sigmoid(), outputs.boxes, width=width, height=height)
 
 
@@ -290,7 +281,7 @@ def read_boxes(scores: Tensor, boxes: Tensor, *, width: int, height: int) -> lis
         height: Likewise.
 
     Returns:
-        As `read_anchors`.
+        As `read_places`.
     """
     boxes = boxes.clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
     scores = scores * (boxes[..., 2:] > boxes[..., :2]).all(-1, keepdim=True)

@@ -264,15 +264,9 @@ def query_losses(
 
 
 def read_queries(outputs: QueryOutputs, *, width: int, height: int) -> list[Tensor]:
-    """The surest answers of each image, at most 100; a query may give one for each of several classes.
+    """The surest answers of each image, in the form of `read_places`.
 
-    Args:
-        outputs: Of a network in evaluation mode.
-        width: Of the canvas, pixels; boxes are cut off there.
-        height: Likewise.
-
-    Returns:
-        [m, 6] for each image: class, score, left, top, right, bottom; the surest first.
+    A query may give one for each of several classes, and none is dropped for overlap.
     """
     limits = outputs.boxes.new_tensor([width, height, width, height])
     boxes = outputs.boxes.clamp_min(0).minimum(limits)

@@ -277,15 +277,6 @@ def _region_losses(outputs: RegionOutputs, targets: Tensor, box: BoxLoss) -> tup
 
 
 def read_regions(outputs: RegionOutputs, *, width: int, height: int) -> list[Tensor]:
-    """The surest answers of each image, overlapping ones of one class dropped.
-
-    Args:
-        outputs: Of a network in evaluation mode.
-        width: Of the canvas, pixels; boxes are cut off there.
-        height: Likewise.
-
-    Returns:
-        [m, 6] for each image: class, score, left, top, right, bottom; the surest first.
-    """
+    """The surest answers of each image, in the form of `read_places`."""
     scores = outputs.scores.softmax(-1)[..., :-1] * outputs.known[..., None]
     return read_boxes(scores, outputs.boxes, width=width, height=height)

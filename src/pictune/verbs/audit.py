@@ -105,14 +105,14 @@ def audit(
 
 
 def _with_losses(before: Dataset, after: Dataset, max_bad: float) -> Dataset:
-    """Adds to what was noticed that too many pictures are unusable, where training would stop for that.
+    """Adds to what was noticed that training would stop for too many unusable pictures or boxes.
 
     The other losses for which it would stop can be read from the pictures and classes themselves.
     """
     findings = [
         Finding(loss.code, Outcome.REJECT, "", f"Training would stop: {loss.message}. {loss.instead}")
         for loss in losses(before, after, max_bad)
-        if loss.code == "too_many_bad"
+        if loss.code in {"too_many_bad", "too_many_bad_boxes"}
     ]
     return replace(after, findings=(*after.findings, *findings))
 

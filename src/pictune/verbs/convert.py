@@ -10,7 +10,6 @@ from typing import Any
 
 from pictune.data.finding import Finding, Outcome
 from pictune.data.formats import read_dataset
-from pictune.data.formats.boxes import HARMLESS, LOST_BOXES, box_losses
 from pictune.data.formats.fitting import fit_sample
 from pictune.data.formats.layouts import plural
 from pictune.data.formats.sizes import upright_size
@@ -162,8 +161,5 @@ def _fitted(sample: Sample) -> tuple[Sample | None, list[Finding]]:
 
 
 def _losses(before: Dataset, after: Dataset, max_bad: float) -> list[DataError]:
-    """Why too much was lost, if it was; boxes are counted among boxes, pictures among pictures."""
-    if max_bad == math.inf:
-        return []
-    of_images = tuple(f for f in after.findings if f.code not in LOST_BOXES | HARMLESS)
-    return [*losses(before, replace(after, findings=of_images), max_bad), *box_losses(after, max_bad)]
+    """Why too much was lost, if it was."""
+    return [] if max_bad == math.inf else list(losses(before, after, max_bad))

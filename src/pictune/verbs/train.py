@@ -85,7 +85,7 @@ def train(
         recipe: A YAML recipe; what it leaves out takes its default.
         settings: Texts such as ``loss.gamma=2``; every setting: ``pictune recipe``.
         model: ``cnn``, ``resnet9`` or any timm backbone.
-        head: What stands on its maps: ``fcos`` for boxes, ``unet`` for masks.
+        head: What stands on its maps, such as ``fcos`` for boxes or ``unet`` for masks.
         weights: ``auto``, ``hub``, ``none`` or a file.
         image_size: Side of the square the network sees, pixels.
         epochs: Passes over the training pictures; ``"+5"`` extends a finished run by five.
