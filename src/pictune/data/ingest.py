@@ -80,7 +80,8 @@ def ingest(
         progress: Called with how many pictures are done, and how many there are.
 
     Raises:
-        DataError: ``too_many_bad``, ``too_many_bad_boxes``, ``class_lost`` or ``needs_range``, with the unusable files.
+        DataError: ``too_many_bad``, ``too_many_bad_boxes``, ``class_lost`` or
+            ``needs_range``, with the unusable files.
         MachineError: When disk or memory run out.
     """
     order = _Order(cache, limits or Limits(), side, value_range)
