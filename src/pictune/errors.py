@@ -6,6 +6,7 @@
     │   ├── DataError         the pictures, labels or splits cannot be used
     │   ├── WeightsError      pretrained weights are absent, broken or not permitted
     │   ├── RunError          a run folder is absent, broken or in use
+    │   ├── ArtifactError     an exported model is broken, changed or not permitted
     │   └── DivergedError     a loss or gradient stopped being a number
     ├── MachineError          disk or memory ran out                 exit code 3
     └── StoppedError          a signal came, and the work was saved  exit code 130 or 143
@@ -78,6 +79,26 @@ class WeightsError(InputError):
 
 class RunError(InputError):
     """A run folder is absent, broken, of another kind, or in use by another process."""
+
+
+class ArtifactError(InputError):
+    """An exported model cannot be used, or may not be shipped.
+
+    Args:
+        message: One plain sentence: what happened.
+        code: A short stable name of the reason, such as ``changed`` or ``missing_file``.
+        causes: What is wrong, piece by piece.
+        instead: What the user can do now.
+    """
+
+    def __init__(self, message: str, *, code: str, causes: Sequence[str] = (), instead: str = "") -> None:
+        self.code = code
+        super().__init__(message, causes=causes, instead=instead)
+
+    def text(self) -> str:
+        """The message with its reason code at the end of the first line."""
+        first, *rest = super().text().split("\n")
+        return "\n".join([f"{first} [{self.code}]", *rest])
 
 
 class DivergedError(InputError):

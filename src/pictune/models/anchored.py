@@ -18,7 +18,7 @@ from torchvision.ops import FeaturePyramidNetwork, box_iou
 from pictune.data.truths import NOBODY
 from pictune.models.box_losses import BoxLoss, ScoreLoss, paired_iou
 from pictune.models.dense import named_maps
-from pictune.models.detectors import CHANNELS, PRIOR, STRIDES, Branch, places_of, surest
+from pictune.models.detectors import CHANNELS, PRIOR, STRIDES, Branch, places_of, read_boxes
 
 BASE = 4  # steps of its level that an anchor's side is long, before scale and ratio
 SCALES = (2 ** (-1 / 3), 1.0, 2 ** (1 / 3))  # around the base: the finest level's anchors begin at 25 pixels
@@ -266,23 +266,11 @@ def anchor_losses(
     return classes / (found >= 0).sum().clamp_min(1), box(said, truth).sum() / max(len(anchor), 1)
 
 
+def plain_anchors(outputs: AnchorOutputs) -> tuple[Tensor, Tensor]:
+    """Confidences [n, a, k] from 0 to 1, and boxes [n, a, 4], of every anchor."""
+    return outputs.scores.sigmoid(), outputs.boxes
+
+
 def read_anchors(outputs: AnchorOutputs, *, width: int, height: int) -> list[Tensor]:
     """The surest answers of each image, in the form of `read_places`."""
-    return read_boxes(outputs.scores.sigmoid(), outputs.boxes, width=width, height=height)
-
-
-def read_boxes(scores: Tensor, boxes: Tensor, *, width: int, height: int) -> list[Tensor]:
-    """The surest answers of each image, cut off at the canvas; what lies beyond it is dropped.
-
-    Args:
-        scores: [n, p, k] from 0 to 1.
-        boxes: [n, p, 4] left, top, right, bottom in pixels.
-        width: Of the canvas, pixels.
-        height: Likewise.
-
-    Returns:
-        As `read_places`.
-    """
-    boxes = boxes.clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
-    scores = scores * (boxes[..., 2:] > boxes[..., :2]).all(-1, keepdim=True)
-    return [surest(each, found) for each, found in zip(scores, boxes, strict=True)]
+    return read_boxes(*plain_anchors(outputs), width=width, height=height)

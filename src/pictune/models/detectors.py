@@ -18,14 +18,12 @@ from torchvision.ops import FeaturePyramidNetwork, batched_nms
 
 from pictune.data.truths import NOBODY
 from pictune.models.box_losses import BoxLoss, ScoreLoss, paired_iou
+from pictune.models.box_reading import BEFORE_NMS, LEAST_SCORE, MOST, OVERLAP
 from pictune.models.dense import named_maps
 
 STRIDES = (8, 16, 32)  # of the encoder's maps; one coarser level is added
 CHANNELS = 128
 PRIOR = 0.01  # what every place says of every class before training (Lin et al. 2017, arXiv 1708.02002)
-BEFORE_NMS, MOST = 1000, 100  # answers an image before and after overlapping ones are dropped
-OVERLAP = 0.6  # from this IoU on, of two answers of one class the less sure one is dropped
-LEAST_SCORE = 0.01
 
 
 class PlaceOutputs(NamedTuple):
@@ -252,6 +250,11 @@ def _crowded(places: Tensor, targets: Tensor) -> Tensor:
     return (inside & crowd[:, None]).any(-1)
 
 
+def plain_places(outputs: PlaceOutputs) -> tuple[Tensor, Tensor]:
+    """Confidences [n, a, k] from 0 to 1, and boxes [n, a, 4], of every place."""
+    return (outputs.scores.sigmoid() * outputs.centred.sigmoid()[..., None]).sqrt(), outputs.boxes
+
+
 def read_places(outputs: PlaceOutputs, *, width: int, height: int) -> list[Tensor]:
     """The surest answers of each image, overlapping ones of one class dropped.
 
@@ -263,10 +266,24 @@ def read_places(outputs: PlaceOutputs, *, width: int, height: int) -> list[Tenso
     Returns:
         [m, 6] for each image: class, score, left, top, right, bottom; the surest first.
     """
-    confidences = (outputs.scores.sigmoid() * outputs.centred.sigmoid()[..., None]).sqrt()
-    limits = outputs.places.new_tensor([width, height, width, height])
-    boxes = outputs.boxes.clamp_min(0).minimum(limits)
-    return [surest(scores, found) for scores, found in zip(confidences, boxes, strict=True)]
+    return read_boxes(*plain_places(outputs), width=width, height=height)
+
+
+def read_boxes(scores: Tensor, boxes: Tensor, *, width: int, height: int) -> list[Tensor]:
+    """The surest answers of each image, cut off at the canvas; what lies beyond it is dropped.
+
+    Args:
+        scores: [n, p, k] from 0 to 1.
+        boxes: [n, p, 4] left, top, right, bottom in pixels.
+        width: Of the canvas, pixels.
+        height: Likewise.
+
+    Returns:
+        As `read_places`.
+    """
+    boxes = boxes.clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
+    scores = scores * (boxes[..., 2:] > boxes[..., :2]).all(-1, keepdim=True)
+    return [surest(each, found) for each, found in zip(scores, boxes, strict=True)]
 
 
 def surest(scores: Tensor, boxes: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pictune.data.truths import NOBODY
 from pictune.errors import RecipeError
 from pictune.models.box_losses import BoxLoss, ScoreLoss
+from pictune.models.box_reading import LEAST_SCORE, MOST
 
 Kind = Literal["rt_detr_v2", "d_fine"]
 
@@ -26,7 +27,6 @@ QUERIES = 100  # answers an image before the unsure ones are dropped
 DENOISING = 50  # true boxes, made wrong on purpose, that are shown to the decoder beside the queries
 DECODER_LAYERS = 3
 PRIOR = 0.01  # what every query says of every class before training (Lin et al. 2017, arXiv 1708.02002)
-MOST, LEAST_SCORE = 100, 0.01
 LEAST_SIDE = 1e-3  # pixels; a true box of which less lies on the canvas teaches nothing
 BOX_WEIGHT = 2.0  # of the losses as the library weighs them: its weight of the generalised IoU
 # Before 5.18 the library matched the true boxes to the denoising queries, which are not there in use.
@@ -263,14 +263,19 @@ def query_losses(
     return {name: value for name, value in found.items() if value.numel()}
 
 
+def plain_queries(outputs: QueryOutputs) -> tuple[Tensor, Tensor]:
+    """Confidences [n, q, k] from 0 to 1, and boxes [n, q, 4], of every query."""
+    return outputs.logits.sigmoid(), outputs.boxes
+
+
 def read_queries(outputs: QueryOutputs, *, width: int, height: int) -> list[Tensor]:
     """The surest answers of each image, in the form of `read_places`.
 
     A query may give one for each of several classes, and none is dropped for overlap.
     """
-    limits = outputs.boxes.new_tensor([width, height, width, height])
-    boxes = outputs.boxes.clamp_min(0).minimum(limits)
-    return [_surest(scores, found) for scores, found in zip(outputs.logits.sigmoid(), boxes, strict=True)]
+    confidences, boxes = plain_queries(outputs)
+    boxes = boxes.clamp_min(0).minimum(boxes.new_tensor([width, height, width, height]))
+    return [_surest(scores, found) for scores, found in zip(confidences, boxes, strict=True)]
 
 
 def _surest(scores: Tensor, boxes: Tensor) -> Tensor:

@@ -25,10 +25,9 @@ from pictune.models.anchored import (
     anchor_losses,
     decoded,
     match,
-    read_boxes,
 )
 from pictune.models.box_losses import BoxLoss, ScoreLoss
-from pictune.models.detectors import CHANNELS
+from pictune.models.detectors import CHANNELS, read_boxes
 
 OBJECT, NOTHING = 0.7, 0.3  # IoU from which on an anchor is an object, and below which it is none
 ALIKE, NEAR = 0.5, 0.3  # IoU from which on a region is its object, and from which on its box learns
@@ -276,7 +275,11 @@ def _region_losses(outputs: RegionOutputs, targets: Tensor, box: BoxLoss) -> tup
     return classes / decided.sum().clamp_min(1), boxes / max(len(region), 1)
 
 
+def plain_regions(outputs: RegionOutputs) -> tuple[Tensor, Tensor]:
+    """Confidences [n, r, k] from 0 to 1, and boxes [n, r, 4], of every region."""
+    return outputs.scores.softmax(-1)[..., :-1] * outputs.known[..., None], outputs.boxes
+
+
 def read_regions(outputs: RegionOutputs, *, width: int, height: int) -> list[Tensor]:
     """The surest answers of each image, in the form of `read_places`."""
-    scores = outputs.scores.softmax(-1)[..., :-1] * outputs.known[..., None]
-    return read_boxes(scores, outputs.boxes, width=width, height=height)
+    return read_boxes(*plain_regions(outputs), width=width, height=height)

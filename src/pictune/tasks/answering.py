@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pictune.data.augmentation import View
 from pictune.data.loading import Batches
 from pictune.tasks.task import Placed, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ def answers(
     Yields:
         One array a picture, in the shape that the task gives it.
     """
+    import torch
+
     was_training = network.training
     network.eval()
     try:

@@ -5,20 +5,23 @@ Shapes: n images, k classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pictune.data.sample import Annotation, Labels, Sample
 from pictune.data.truths import ClassTruths
-from pictune.models.losses import Loss
-from pictune.tasks.distillation import Teacher
 from pictune.tasks.table import ClassTable, Table
 from pictune.tasks.task import Prediction, Task, Tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pictune.models.losses import Loss
+    from pictune.tasks.distillation import Teacher
 
 FLOOR = 1e-12  # a confidence below this counts as this in log-loss, so that one image can't make it infinite
 
@@ -96,6 +99,19 @@ class Classification(Task):
         """(k) confidences a picture, float64."""
         return list(self.activate(outputs).double().cpu().numpy())
 
+    def plain(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """``confidences`` (n, k), 0 to 1."""
+        return {"confidences": self.activate(outputs)}
+
+    @property
+    def exported(self) -> Mapping[str, tuple[int | None, ...]]:
+        """``confidences`` of each class."""
+        return {"confidences": (len(self.classes),)}
+
+    def decode(self, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """(k) confidences a picture, float64."""
+        return list(arrays["confidences"].astype(np.float64))
+
     def predict(self, keys: Sequence[str], answers: Iterable[NDArray[Any]]) -> list[Prediction]:
         """The likeliest class, or every class over the threshold when multi-label."""
         scores = self._scores(answers)
@@ -108,6 +124,21 @@ class Classification(Task):
             )
             for key, row, chosen in zip(keys, scores, decided, strict=True)
         ]
+
+    def apart(self, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """(n) the largest difference of a confidence."""
+        return np.asarray(np.abs(first["confidences"] - second["confidences"]).max(1))
+
+    def agreement(self, first: NDArray[Any], second: NDArray[Any]) -> float:
+        """1 where the same classes are answered, otherwise 0."""
+        decided = self._decide(np.stack([first, second]).astype(np.float64))
+        return float((decided[0] == decided[1]).all())
+
+    def answering_from(self, threshold: float) -> Task:
+        """Every class from this confidence on, where an image may have several."""
+        if not self.multilabel:
+            return super().answering_from(threshold)
+        return Classification(self.classes, multilabel=True, threshold=threshold)
 
     def _scores(self, answers: Iterable[NDArray[Any]]) -> NDArray[np.float64]:
         """(n, k) confidences of all pictures."""

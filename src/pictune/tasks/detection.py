@@ -5,55 +5,30 @@ Shapes: n images, k classes, a places, m answers an image, b true boxes an image
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pictune.data.augmentation.moving import restore_boxes
 from pictune.data.sample import Annotation, Boxes, Sample
 from pictune.data.truths import BoxTruths
-from pictune.models.box_heads import BOX_HEADS
-from pictune.models.box_losses import BOX_LOSSES, SCORE_LOSSES, BoxLoss, ScoreLoss
-from pictune.settings import Parts, Search, Setting
+from pictune.models.box_reading import surest_boxes
 from pictune.tasks.average_precision import best_thresholds, quick_numbers
 from pictune.tasks.drawing import MISSED, RIGHT, WRONG, class_colours, draw_boxes
 from pictune.tasks.table import BoxTable, Table
 from pictune.tasks.task import Placed, Prediction, Task, Tensors
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-@dataclass(frozen=True, slots=True)
-class DetectionLoss:
-    """What a detector makes small.
+    from pictune.models.box_heads import BoxHead
+    from pictune.tasks.detection_losses import DetectionLoss
 
-    Args:
-        box: Of the boxes.
-        score: Of the classes.
-        box_weight: How much boxes count beside classes.
-    """
-
-    box: BoxLoss
-    score: ScoreLoss
-    box_weight: float
-
-
-def detection(
-    *,
-    box: Annotated[str, Setting("of the boxes", choices=tuple(BOX_LOSSES))] = "giou",
-    score: Annotated[str, Setting("of the classes", choices=tuple(SCORE_LOSSES))] = "focal",
-    box_weight: Annotated[
-        float, Setting("how much boxes count beside classes", above=0, high=100, search=Search(0.5, 5))
-    ] = 2.0,
-) -> DetectionLoss:
-    """A loss of the classes at every place, and one of the boxes where an object is."""
-    return DetectionLoss(BOX_LOSSES[box].make(), SCORE_LOSSES[score].make(), box_weight)
-
-
-DETECTION_LOSSES: Parts[DetectionLoss] = Parts("loss", (detection,))
+PLAUSIBLE = 0.05  # a place with a lower score is no place where two networks could disagree
+SAME = 0.8  # from this IoU on two answers are the same box
 
 
 class Detection(Task):
@@ -79,9 +54,16 @@ class Detection(Task):
         loss: DetectionLoss | None = None,
     ) -> None:
         self.classes = tuple(classes)
-        self._canvas, self._head = canvas, BOX_HEADS[head]
+        self._canvas, self._name = canvas, head
         self._thresholds = np.array(thresholds or [0.5] * len(self.classes))
         self._loss = loss
+
+    @property
+    def _head(self) -> BoxHead:
+        """How outputs are read and taught; it needs PyTorch, which a model in use may not have."""
+        from pictune.models.box_heads import BOX_HEADS
+
+        return BOX_HEADS[self._name]
 
     def truths(self, samples: Sequence[Sample], pictures: Sequence[NDArray[np.uint8]]) -> BoxTruths:
         """Boxes on the stored pictures' pixels; a picture without annotation has none."""
@@ -116,10 +98,66 @@ class Detection(Task):
         read = self._head.read(outputs, width=width, height=height)
         return [found.double().cpu().numpy() for found in read]
 
+    def plain(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """``scores`` (n, a, k), 0 to 1, and ``boxes`` (n, a, 4) on the canvas, at every place."""
+        scores, boxes = self._head.plain(outputs)
+        return {"scores": scores, "boxes": boxes}
+
+    @property
+    def exported(self) -> Mapping[str, tuple[int | None, ...]]:
+        """``scores`` of each class and ``boxes`` at every place."""
+        return {"scores": (None, len(self.classes)), "boxes": (None, 4)}
+
+    def decode(self, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """(m, 6) a picture, as `read` gives them."""
+        pairs = zip(arrays["scores"], arrays["boxes"], strict=True)
+        return [
+            surest_boxes(scores, boxes, canvas=self._canvas, head=self._name).astype(np.float64)
+            for scores, boxes in pairs
+        ]
+
     def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
         """The same boxes on the picture's own pixels."""
         corners = restore_boxes(answer[:, 2:6], placed.matrix, placed.width, placed.height)
         return np.column_stack([answer[:, :2], corners])
+
+    def apart(self, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """(n) the difference of scores, and of boxes as shares of the canvas, where there may be an object.
+
+        It is averaged over the places with a score of `PLAUSIBLE` in either; without one it is the largest
+        difference of a score.
+        """
+        limits = np.array(self._canvas * 2, np.float32)
+        apart = []
+        for scores, others, boxes, moved in zip(
+            first["scores"], second["scores"], first["boxes"], second["boxes"], strict=True
+        ):
+            of_scores = np.abs(scores - others).max(1)
+            of_boxes = np.abs(np.clip(boxes, 0, limits) - np.clip(moved, 0, limits)) / limits
+            seen = np.maximum(scores, others).max(1) >= PLAUSIBLE
+            whole = np.maximum(of_scores, of_boxes.max(1))
+            # A comparison with what is no number is False; such outputs must count.
+            bad = ~np.isfinite(whole)
+            apart.append(
+                np.nan if bad.any() else float(whole[seen].mean() if seen.any() else of_scores.max(initial=0))
+            )
+        return np.array(apart)
+
+    def agreement(self, first: NDArray[Any], second: NDArray[Any]) -> float:
+        """The share of boxes over the thresholds that have a partner of their class in the other answer."""
+        over = [
+            answer[answer[:, 1] >= self._thresholds[answer[:, 0].astype(int)]] for answer in (first, second)
+        ]
+        if not any(len(kept) for kept in over):
+            return 1.0
+        truth = np.column_stack([over[1][:, :1], over[1][:, 2:6]])
+        found, _ = _matched(over[0], truth, least=SAME)
+        return 2 * sum(found) / sum(len(kept) for kept in over)
+
+    def answering_from(self, threshold: float) -> Task:
+        """The boxes of every class from this score on; those below 0.01 are never given."""
+        thresholds = [threshold] * len(self.classes)
+        return Detection(self.classes, canvas=self._canvas, head=self._name, thresholds=thresholds)
 
     def predict(self, keys: Sequence[str], answers: Iterable[NDArray[Any]]) -> list[Prediction]:
         """The boxes over their classes' thresholds."""
@@ -214,8 +252,10 @@ class Detection(Task):
         return quick_numbers(table)
 
 
-def _matched(answer: NDArray[Any], truth: NDArray[Any]) -> tuple[list[bool], NDArray[np.bool_]]:
-    """Which answers find an object of their class (IoU 0.5), the surest first; which objects are found."""
+def _matched(
+    answer: NDArray[Any], truth: NDArray[Any], *, least: float = 0.5
+) -> tuple[list[bool], NDArray[np.bool_]]:
+    """Which answers find an object of their class, by IoU, the surest first; which objects are found."""
     taken, found = np.zeros(len(truth), np.bool_), []
     for row in answer:
         low, high = np.maximum(truth[:, 1:3], row[2:4]), np.minimum(truth[:, 3:5], row[4:6])
@@ -223,7 +263,7 @@ def _matched(answer: NDArray[Any], truth: NDArray[Any]) -> tuple[list[bool], NDA
         areas = (truth[:, 3:5] - truth[:, 1:3]).prod(1) + (row[4:6] - row[2:4]).prod()
         overlap = np.where((truth[:, 0] == row[0]) & ~taken, inside / np.maximum(areas - inside, 1e-9), 0.0)
         best = int(overlap.argmax()) if len(truth) else -1
-        hit = best >= 0 and bool(overlap[best] >= 0.5)
+        hit = best >= 0 and bool(overlap[best] >= least)
         found.append(hit)
         if hit:
             taken[best] = True

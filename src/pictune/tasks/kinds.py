@@ -26,8 +26,10 @@ from pictune.models.segmenters import DECODERS
 from pictune.models.weights import Weights
 from pictune.settings import Parts
 from pictune.tasks.classification import Classification
-from pictune.tasks.detection import DETECTION_LOSSES, Detection
+from pictune.tasks.detection import Detection
+from pictune.tasks.detection_losses import DETECTION_LOSSES
 from pictune.tasks.distillation import Teacher
+from pictune.tasks.named import TASKS
 from pictune.tasks.segmentation import Segmentation
 from pictune.tasks.specification import Specification
 from pictune.tasks.task import Task
@@ -105,10 +107,6 @@ class Kind:
         return self.heads != ("none",)
 
 
-def _classification(spec: Specification) -> Task:
-    return Classification(spec.classes, multilabel=spec.multilabel, threshold=spec.threshold)
-
-
 def _classifier(spec: Specification, rates: Rates, weights: Weights | None) -> nn.Module:
     return _whole(spec, _backbone(spec, rates, weights, outputs=len(spec.classes)))
 
@@ -122,10 +120,6 @@ def _taught_classification(spec: Specification, teaching: Teaching) -> Task:
         class_weights=teaching.class_weights,
         teacher=teaching.teacher,
     )
-
-
-def _detection(spec: Specification) -> Task:
-    return Detection(spec.classes, canvas=spec.canvas, head=spec.head, thresholds=spec.thresholds)
 
 
 def _taught_detection(spec: Specification, teaching: Teaching) -> Task:
@@ -142,10 +136,6 @@ def _detection_loss(wanted: str, several: bool) -> str:  # noqa: FBT001 - as all
             instead="Leave loss.name at auto; loss.box and loss.score choose its parts.",
         )
     return name
-
-
-def _segmentation(spec: Specification) -> Task:
-    return Segmentation(spec.classes)
 
 
 def _taught_segmentation(spec: Specification, teaching: Teaching) -> Task:
@@ -196,7 +186,7 @@ def _whole(
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "classification": Kind(
-            task=_classification,
+            task=TASKS["classification"],
             network=_classifier,
             taught=_taught_classification,
             losses=LOSSES,
@@ -208,7 +198,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             unit="labels",
         ),
         "detection": Kind(
-            task=_detection,
+            task=TASKS["detection"],
             network=_detector,
             taught=_taught_detection,
             losses=DETECTION_LOSSES,
@@ -222,7 +212,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
             own=lambda head: BOX_HEADS[head].own,
         ),
         "segmentation": Kind(
-            task=_segmentation,
+            task=TASKS["segmentation"],
             network=_segmenter,
             taught=_taught_segmentation,
             losses=LossesAndSums([part.build for part in MASK_LOSSES.values()]),

@@ -5,23 +5,26 @@ Shapes: n images, k classes, H x W pixels of the canvas, h x w pixels of a pictu
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pictune.data.augmentation.moving import restore_map
 from pictune.data.masking import IGNORED, decode_mask
 from pictune.data.sample import Annotation, ClassMap, Mask, Sample
 from pictune.data.truths import MaskTruths
-from pictune.models.mask_losses import MaskLoss
 from pictune.tasks.drawing import beside, class_colours, draw_map, with_legend
 from pictune.tasks.table import PixelTable, Table
 from pictune.tasks.task import Placed, Prediction, Task, Tensors
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from pictune.models.mask_losses import MaskLoss
 
 EDGE = 2  # pixels: so near an answered edge must be to a true one
 
@@ -66,6 +69,19 @@ class Segmentation(Task):
         """(k, H, W) float32 logits a picture, on the canvas."""
         return list(outputs.float().cpu().numpy())
 
+    def plain(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """``logits`` (n, k, H, W)."""
+        return {"logits": outputs.float()}
+
+    @property
+    def exported(self) -> Mapping[str, tuple[int | None, ...]]:
+        """``logits`` of each class at every pixel."""
+        return {"logits": (len(self.classes), None, None)}
+
+    def decode(self, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """(k, H, W) float32 logits a picture, on the canvas."""
+        return list(arrays["logits"].astype(np.float32, copy=False))
+
     def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
         """(h, w) uint8: the likeliest class of each of the picture's own pixels."""
         best = np.full((placed.height, placed.width), -np.inf, np.float32)
@@ -75,6 +91,15 @@ class Segmentation(Task):
             better = whole > best
             found[better], best[better] = number, whole[better]
         return found
+
+    def apart(self, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """(n) the largest difference of a class's confidence at a pixel, averaged over the pixels."""
+        pairs = zip(first["logits"], second["logits"], strict=True)
+        return np.array([float(np.abs(_shares(a) - _shares(b)).max(0).mean()) for a, b in pairs])
+
+    def agreement(self, first: NDArray[Any], second: NDArray[Any]) -> float:
+        """The share of pixels that have the same class."""
+        return float((first == second).mean())
 
     def predict(self, keys: Sequence[str], answers: Iterable[NDArray[Any]]) -> list[Prediction]:
         """A map of classes for each picture, and each class's share of the pixels."""
@@ -150,6 +175,12 @@ class Segmentation(Task):
             "mean_iou": float(iou.mean()) if there.any() else 0.0,
             "pixel_accuracy": float(hits.sum() / max(true.sum(), 1)),
         }
+
+
+def _shares(logits: NDArray[Any]) -> NDArray[np.float32]:
+    """(k, H, W) confidences that sum to one at every pixel."""
+    raised = np.exp(logits - logits.max(0))
+    return np.asarray(raised / raised.sum(0), np.float32)
 
 
 def _mask_of(annotation: Annotation | None) -> Mask | None:

@@ -1,5 +1,8 @@
 """`Task`: the questions that training and evaluation ask without knowing which task answers.
 
+A model that was exported asks them too, where there is no PyTorch: tasks load without it, and only the
+questions of training need it.
+
 Shapes: n images, H and W the height and width of the canvas that a network sees, k classes.
 """
 
@@ -10,17 +13,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pictune.data.augmentation.steps import Matrix
 from pictune.data.sample import Annotation, Boxes, ClassMap, Sample
 from pictune.data.truths import Truths
+from pictune.errors import DataError
 from pictune.tasks.table import Table
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 SIDES = ("left", "top", "right", "bottom")
 
@@ -127,9 +133,47 @@ class Task(ABC):
     def read(self, outputs: Any) -> list[NDArray[Any]]:
         """One answer a picture, on the canvas, from what the network gives."""
 
+    @abstractmethod
+    def plain(self, outputs: Any) -> dict[str, torch.Tensor]:
+        """What of a network's outputs is exported, by name: (n, ...) tensors that `decode` reads.
+
+        Raises:
+            RecipeError: When the network's outputs cannot be exported.
+        """
+
+    @property
+    @abstractmethod
+    def exported(self) -> Mapping[str, tuple[int | None, ...]]:
+        """The shapes of what `plain` names, without n; None is any length."""
+
+    @abstractmethod
+    def decode(self, arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """The answers that `read` gives, from what `plain` names, as NumPy's arrays."""
+
     def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
         """An answer on the picture's own pixels; the same where nothing lies on the picture."""
         return answer
+
+    @abstractmethod
+    def apart(self, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """(n) how far two networks' outputs, as `plain` names them, are apart: 0 is equal, about 1 the most.
+
+        What no answer would ever rest on does not count.
+        """
+
+    @abstractmethod
+    def agreement(self, first: NDArray[Any], second: NDArray[Any]) -> float:
+        """Which share of two answers for one picture, each as `restored` gives it, is the same: 0 to 1."""
+
+    def answering_from(self, threshold: float) -> Task:
+        """The same task, with answers that count from another confidence on.
+
+        Raises:
+            DataError: Where no threshold decides what is answered.
+        """
+        raise DataError(
+            f"{self.name} answers without a threshold", code="threshold_not_used", instead="Leave it away."
+        )
 
     @abstractmethod
     def predict(self, keys: Sequence[str], answers: Iterable[NDArray[Any]]) -> list[Prediction]:

@@ -1,0 +1,1 @@
+"""Exporting: the artifact that is shipped, the gate before it, and what runs it without PyTorch."""

@@ -1,0 +1,1 @@
+"""Serving: the prediction server, its limits, its queue and its worker processes."""
