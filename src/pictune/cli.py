@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pictune import options
 from pictune.bars import bars
-from pictune.errors import PictuneError, RecipeError
+from pictune.errors import PictuneError
+from pictune.printing import print_json, print_report, print_run, shown_path
 from pictune.threads import steady_threads
+from pictune.typed import for_train, with_flags
 from pictune.version import __version__
 
 if TYPE_CHECKING:
-    from pictune.evaluation.reporting import Report
+    pass
 
 app = typer.Typer(
     name="pictune",
@@ -79,73 +78,6 @@ def _options(
     pass
 
 
-def _with_flags(
-    settings: list[str] | None,
-    *,
-    follow_outside: bool,
-    max_bad: float | None = None,
-    images: Path | None = None,
-) -> list[str]:
-    """The settings as given, and those that have a flag but no argument of the verb."""
-    flags = ["data.follow_outside=true"] if follow_outside else []
-    flags += [f"data.max_bad={max_bad}"] if max_bad is not None else []
-    flags += [f"data.image_folder={json.dumps(str(images.resolve()))}"] if images is not None else []
-    return [*(settings or ()), *flags]
-
-
-def _epochs(text: str | None) -> int | str | None:
-    """A number of epochs, or +N as it is."""
-    if text is None or text == "auto" or text.removeprefix("+").isdecimal():
-        return int(text) if text and text.isdecimal() else text
-    raise RecipeError(
-        f"--epochs {text} is no number of epochs",
-        instead="Give a whole number such as 20, or +5 to give a finished run five more.",
-    )
-
-
-def _minutes(text: str) -> float:
-    """A time such as 90s, 10m or 2h, in minutes."""
-    unit = {"s": 1 / 60, "m": 1.0, "h": 60.0}.get(text[-1:])
-    try:
-        minutes = float(text[:-1]) * unit if unit else 0.0
-    except ValueError:
-        minutes = 0.0
-    if minutes <= 0:
-        raise RecipeError(f"--time {text} is no length of time", instead="Give it as 90s, 10m or 2h.")
-    return minutes
-
-
-def _print_json(verb: str, started: float, facts: Mapping[str, Any]) -> None:
-    seconds = round(time.monotonic() - started, 2)
-    typer.echo(json.dumps({"verb": verb, **facts, "seconds": seconds}, ensure_ascii=True, allow_nan=False))
-
-
-def _shown(path: Path) -> str:
-    """A path as people write it: relative to where they are when it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _print_run(verb: str, started: float, run_path: Path, *, as_json: bool) -> None:
-    from pictune.evaluation.reporting import Report
-    from pictune.run import Run
-
-    run = Run(run_path)
-    report = Report.open(run.report(str(run.read("status.json")["report"])))
-    _print_report(verb, started, run.path, report, as_json=as_json)
-
-
-def _print_report(verb: str, started: float, run_path: Path, report: Report, *, as_json: bool) -> None:
-    if as_json:
-        facts = {"run": _shown(run_path), "report": _shown(report.folder), "metrics": report.metrics}
-        for finding in report.content["findings"]:
-            if finding["severity"] == "serious":  # numbers alone would be believed
-                typer.echo(f"pictune: {finding['message']}", err=True)
-        _print_json(verb, started, facts)
-    else:
-        typer.echo(replace(report, folder=Path(_shown(report.folder))).summary())
-
-
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Gets the pictures and the run.")] = Path("pictune-demo"),
@@ -162,7 +94,7 @@ def demo(
 
     with bars() as shown:
         run = verb(folder, task=task, seed=seed, watcher=shown, progress=shown.opened)
-    _print_run("demo", started, run.path, as_json=as_json)
+    print_run("demo", started, run.path, as_json=as_json)
 
 
 @app.command()
@@ -179,10 +111,10 @@ def audit(
     from pictune.verbs.audit import audit as verb
 
     with bars() as shown:
-        chosen = _with_flags(settings, follow_outside=follow_outside)
+        chosen = with_flags(settings, follow_outside=follow_outside)
         result = verb(data, settings=chosen, group_by=group_by, folder=out, progress=shown.opened)
     if as_json:
-        _print_json("audit", started, {"report": _shown(result.folder), "audit": result.content})
+        print_json("audit", started, {"report": shown_path(result.folder), "audit": result.content})
     else:
         typer.echo(result.summary())
 
@@ -227,29 +159,10 @@ def train(
     from pictune.verbs.train import train as verb
 
     # They all go on as they came, so they are taken together and not named a second time.
-    given = _for_train(context.params)
+    given = for_train(context.params)
     with bars() as shown:
         run = verb(**given, watcher=shown, progress=shown.opened)
-    _print_run("train", started, run.path, as_json=as_json)
-
-
-def _for_train(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the verb from what was typed: a few are called otherwise there."""
-    typed = dict(given)
-    epochs, allowed = typed.pop("epochs"), typed.pop("allowed")
-    flags = {"follow_outside": typed.pop("follow_outside"), "max_bad": typed.pop("max_bad")}
-    flags["images"] = typed.pop("images")
-    del typed["as_json"]
-    renamed = {
-        "settings": _with_flags(typed.pop("settings"), **flags),
-        "epochs": _epochs(epochs),
-        "learning_rate": typed.pop("lr"),
-        "augmentation": typed.pop("augment"),
-        "minutes": None if allowed is None else _minutes(allowed),
-        "cache": False if typed.pop("no_cache") else None,
-        "allow_leaks": typed.pop("allow_leaks") or None,
-    }
-    return {**typed, **renamed}
+    print_run("train", started, run.path, as_json=as_json)
 
 
 @app.command()
@@ -266,28 +179,38 @@ def evaluate(
 
     with bars() as shown:
         report = verb(run, split=split, data=data, progress=shown.opened)
-    _print_report("evaluate", started, run.resolve(), report, as_json=as_json)
+    print_report("evaluate", started, run.resolve(), report, as_json=as_json)
 
 
 @app.command()
 def predict(
-    run: options.RunFolder,
+    run: Annotated[
+        Path, typer.Argument(help="A run, or an exported model, such as exports/teal-fox.pictune.")
+    ],
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
     save: Annotated[
         Path | None, typer.Option(help="A folder for pictures with boxes or masks drawn on them.")
     ] = None,
+    csv: Annotated[Path | None, typer.Option(help="A table for all answers.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Ask a run's model about pictures."""
+    """Ask a run's model, or an exported one, about pictures."""
     started = time.monotonic()
-    steady_threads()
+    from pictune.exporting.artifact import is_artifact
+
+    if not is_artifact(run):  # an exported model needs no PyTorch
+        steady_threads()
     from pictune.verbs.predict import predict as verb
 
-    result = verb(run, *pictures, save=save)
+    result = verb(run, *pictures, save=save, csv=csv)
     if as_json:
-        facts = {"run": _shown(run.resolve()), "predictions": result.rows(), "unreadable": result.unreadable}
-        facts |= {"drawn": [_shown(path) for path in result.drawn]} if save else {}
-        _print_json("predict", started, facts)
+        facts = {
+            "run": shown_path(run.resolve()),
+            "predictions": result.rows(),
+            "unreadable": result.unreadable,
+        }
+        facts |= {"drawn": [shown_path(path) for path in result.drawn]} if save else {}
+        print_json("predict", started, facts)
     else:
         typer.echo(result.summary())
 
@@ -306,7 +229,7 @@ def convert(
 
     result = verb(data, to=to, out=out, settings=settings or ())
     if as_json:
-        _print_json("convert", started, result.rows())
+        print_json("convert", started, result.rows())
     else:
         typer.echo(result.summary())
 
@@ -335,7 +258,7 @@ def layers(
 
     result = verb(model, freeze=freeze, fine=fine)
     if as_json:
-        _print_json("layers", started, {"model": model, "groups": result.rows()})
+        print_json("layers", started, {"model": model, "groups": result.rows()})
     else:
         typer.echo(result.summary())
 
@@ -355,7 +278,7 @@ def cache(
 
     result = verb(older_than=older_than, keep=keep, clear=clear)
     if as_json:
-        _print_json("cache", started, {"entries": result.rows()})
+        print_json("cache", started, {"entries": result.rows()})
     else:
         typer.echo(result.summary())
 
@@ -395,6 +318,6 @@ def lr_find(
             progress=shown.opened,
         )
     if as_json:
-        _print_json("lr-find", started, {"report": _shown(result.folder), "suggestion": result.suggestion})
+        print_json("lr-find", started, {"report": shown_path(result.folder), "suggestion": result.suggestion})
     else:
         typer.echo(result.summary())

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EIO}
 
 
@@ -107,6 +108,11 @@ def _write_all(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replaces a text file in one step, as UTF-8; see `replace_file`."""
     write_bytes(path, text.encode())
+
+
+def plain_cell(text: str) -> str:
+    """Text that no spreadsheet runs as a formula (OWASP, CSV injection)."""
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
 def write_json(path: Path, value: Any) -> None:

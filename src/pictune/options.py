@@ -15,6 +15,9 @@ FollowOutside = Annotated[bool, typer.Option("--follow-outside", help="Follow li
 
 Data = Annotated[Path, typer.Argument(help="A folder of class folders, or a table of paths and labels.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/latest.")]
+RunOrExport = Annotated[
+    Path, typer.Argument(help="A run, or an exported model, such as exports/teal-fox.pictune.")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Any setting; all of them: pictune recipe.")
 ]

@@ -1,4 +1,4 @@
-"""How PyTorch's threads share a small machine with its other users."""
+"""How threads share a small machine with its other users."""
 
 from __future__ import annotations
 
@@ -23,3 +23,8 @@ def steady_threads() -> None:
 
     # OpenMP has bound this thread too, and those that it starts to read pictures would inherit that.
     os.sched_setaffinity(0, ours)
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -10,13 +10,11 @@ from typing import Any
 from pictune.evaluation.class_numbers import CLASS_METRICS
 from pictune.evaluation.confusion import confidence_of
 from pictune.evaluation.measurement import Measured, Measurement
-from pictune.files import disk_errors, replace_file
+from pictune.files import disk_errors, plain_cell, replace_file
 
 Cell = str | int | float | None
 Rows = list[list[Cell]]
 
-# A cell of text that starts so is run as a formula by spreadsheets (OWASP, CSV injection).
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _LABEL_SEPARATOR = "; "
 
 
@@ -66,7 +64,7 @@ def _write(path: Path, rows: Rows) -> None:
 
 def _safe(cell: Cell) -> Cell:
     """Text that a spreadsheet would run gets a leading apostrophe; numbers stay numbers."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_STARTS) else cell
+    return plain_cell(cell) if isinstance(cell, str) else cell
 
 
 def _listed(entries: Sequence[Mapping[str, Any]]) -> Rows:

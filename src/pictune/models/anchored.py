@@ -121,7 +121,8 @@ class AnchorHead(nn.Module):
 
 def _listed(found: Tensor, each: int) -> Tensor:
     """[n, shapes * each, h, w] to [n, h * w * shapes, each]."""
-    return found.permute(0, 2, 3, 1).reshape(len(found), -1, each)
+    # `len(found)` would be a plain number, and an exported graph would hold for that batch alone.
+    return found.permute(0, 2, 3, 1).reshape(found.shape[0], -1, each)
 
 
 def anchors_of(height: int, width: int, stride: int, *, device: torch.device) -> Tensor:

@@ -28,6 +28,7 @@ from pictune.files import disk_errors, write_json, write_text
 from pictune.recipe_sections import DataSection
 from pictune.verbs import reading
 from pictune.verbs.recipe import parse
+from pictune.verbs.targets import check_target
 from pictune.version import __version__
 
 THUMBNAIL = 112  # pixels, the shorter side
@@ -77,7 +78,7 @@ def audit(
     Raises:
         DataError: When the data cannot be read at all.
     """
-    reading.check_target(Path(folder), data=Path(data), flag="--out")
+    check_target(Path(folder), data=Path(data), flag="--out")
     recipe = parse(None, assignments=settings, flags={"data.group_by": group_by})
     named = reading.read_named(Path(data), recipe.data)
     ingested = reading.open_pictures(

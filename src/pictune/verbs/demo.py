@@ -16,7 +16,8 @@ from pictune.files import disk_errors
 from pictune.run import Run
 from pictune.settings import suggestion
 from pictune.training.job import Watcher
-from pictune.verbs.reading import Progress, check_target
+from pictune.verbs.reading import Progress
+from pictune.verbs.targets import check_target
 from pictune.verbs.train import train
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,19 +12,17 @@ from pictune.data.grouping import group_samples
 from pictune.data.ingest import Ingested
 from pictune.data.sample import SPLITS, Dataset
 from pictune.data.scanning import escape
-from pictune.errors import DataError, RunError
+from pictune.errors import RunError
 from pictune.evaluation.reporting import Report
-from pictune.recipe_sections import DataSection
 from pictune.recipe_text import load_yaml
-from pictune.recipes import Recipe, read_recipe
+from pictune.recipes import read_recipe
 from pictune.run import Run
 from pictune.tasks.model import Model
 from pictune.training.machine import Machine
 from pictune.verbs import reading
 from pictune.verbs.judging import judge
+from pictune.verbs.opening import open_run, open_stored, split_name
 from pictune.verbs.tables import TABLES
-
-MOST_LISTED = 20
 
 
 def evaluate(
@@ -56,16 +53,15 @@ def evaluate(
     if data is not None:
         named = reading.read_named(Path(data), recipe.data, judging=True)
         ungrouped = replace(recipe.data, group_by=None)
-        ingested = _opened(named, ungrouped, recipe, model, progress)
+        ingested = open_stored(named, ungrouped, recipe, side=model.specification.side, progress=progress)
         chosen = _grouped(ingested, recipe.data.group_by)
         name = _report_name(run, Path(data), chosen.fingerprint)
         rows: Sequence[int] = range(len(chosen))
         findings = [*chosen.findings, *_known(run, chosen, kept)]
     else:
-        name = _split_name(run, kept["splits"], split)
-        named = reading.read_named(_home(run), recipe.data)
-        ingested = _opened(named, recipe.data, recipe, model, progress)
-        rows = _rows(run, ingested.dataset, kept, name)
+        name = split_name(run, kept["splits"], split)
+        opened = open_run(run, recipe, side=model.specification.side, progress=progress)
+        ingested, rows = opened.ingested, opened.rows(name)
         chosen, findings = ingested.dataset.select(rows), list(reading.findings_of(kept["findings"]))
     assert ingested.store is not None, "evaluation stores its pictures"
     return judge(
@@ -78,15 +74,6 @@ def evaluate(
         seed=recipe.training.seed,
         select_by=recipe.training.select_by,
         findings=findings,
-    )
-
-
-def _opened(
-    named: Dataset, data: DataSection, recipe: Recipe, model: Model, progress: reading.Progress | None
-) -> Ingested:
-    threads = recipe.training.threads or len(os.sched_getaffinity(0))
-    return reading.open_pictures(
-        named, data, side=model.specification.side, threads=threads, progress=progress
     )
 
 
@@ -132,54 +119,3 @@ def _known(run: Run, dataset: Dataset, kept: Mapping[str, Any]) -> list[Finding]
         "this is no test, and the numbers flatter it; for honest ones evaluate its test split."
     )
     return [Finding("trained_on_these", Outcome.WARN, "", message)]
-
-
-def _home(run: Run) -> Path:
-    """Where the pictures of the run's own splits are."""
-    path = Path(reading.origin_of(run)["data"])
-    if not path.exists():
-        raise DataError(
-            f"the pictures that {run.name} was trained on are no longer at {escape(str(path))}",
-            code="absent",
-            instead="Put them back, or judge the model on other pictures with --data.",
-        )
-    return path
-
-
-def _split_name(run: Run, splits: Mapping[str, Sequence[str]], split: str | None) -> str:
-    if split is None:
-        return "test" if "test" in splits else "val"
-    if split not in splits:
-        raise RunError(
-            f"the run {run.name} has no {split} split",
-            instead=f"It has {', '.join(splits)}; choose one of them.",
-        )
-    return split
-
-
-def _rows(run: Run, dataset: Dataset, kept: Mapping[str, Any], name: str) -> Sequence[int]:
-    """Positions of a split's pictures.
-
-    Raises:
-        DataError: When the data are no longer what they were.
-    """
-    keys: Sequence[str] = kept["splits"][name]
-    place = {sample.key: i for i, sample in enumerate(dataset.samples)}
-    gone = [key for key in keys if key not in place]
-    if gone:
-        raise DataError(
-            f"{len(gone):,} of the {len(keys):,} pictures of {run.name}'s {name} split are gone",
-            code="missing",
-            causes=[
-                *gone[:MOST_LISTED],
-                *([f"and {len(gone) - MOST_LISTED:,} more"] if len(gone) > MOST_LISTED else []),
-            ],
-            instead="Put them back, or judge the model on other pictures with --data.",
-        )
-    if dataset.fingerprint != kept["fingerprint"]:
-        raise DataError(
-            f"the pictures or labels have changed since {run.name} was trained",
-            code="changed",
-            instead="Train again on the new data, or judge the model on other pictures with --data.",
-        )
-    return sorted(place[key] for key in keys)

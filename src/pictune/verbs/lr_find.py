@@ -26,6 +26,7 @@ from pictune.verbs import probing, reading, transferring
 from pictune.verbs.lessons import Lesson, lesson_of
 from pictune.verbs.recipe import parse
 from pictune.verbs.starting import Start, prepare
+from pictune.verbs.targets import check_target
 from pictune.verbs.train import Silent
 from pictune.version import __version__
 
@@ -97,7 +98,7 @@ def lr_find(
         MachineError: When disk or memory ran out.
     """
     watcher, target, path = watcher or Silent(), Path(folder), Path(data)
-    reading.check_target(target, data=path, flag="--out")
+    check_target(target, data=path, flag="--out")
     flags = {
         "model.name": model,
         "model.weights": weights,

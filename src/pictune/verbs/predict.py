@@ -17,14 +17,11 @@ from pictune.data.pixels import shrink
 from pictune.data.scanning import escape, scan
 from pictune.errors import DataError, RunError
 from pictune.files import disk_errors, replace_file
-from pictune.recipe_text import load_yaml
-from pictune.recipes import read_recipe
 from pictune.run import Run
-from pictune.tasks.model import Model
-from pictune.tasks.task import Prediction
-from pictune.training.machine import Machine
-from pictune.verbs.reading import check_target, limits_of
-from pictune.verbs.tables import TABLES
+from pictune.tasks.task import Prediction, Task
+from pictune.verbs.asked import Asked, open_asked
+from pictune.verbs.prediction_table import write_rows
+from pictune.verbs.targets import check_file, check_target
 
 AT_ONCE = 256  # pictures in memory at a time
 
@@ -55,24 +52,31 @@ class Predictions:
         return "\n".join(lines)
 
 
-def predict(run: Run | Path | str, *pictures: Path | str, save: Path | str | None = None) -> Predictions:
+def predict(
+    model: Run | Path | str,
+    *pictures: Path | str,
+    save: Path | str | None = None,
+    csv: Path | str | None = None,
+) -> Predictions:
     """Answers for pictures and for whole folders of them.
 
     Args:
-        run: A run or its folder.
+        model: A run or its folder, or what `export` made: a file or folder, which needs no PyTorch.
         pictures: Files and folders; folders are searched with all that is in them.
         save: A folder for pictures with the answers drawn on them, as PNG; made when absent, and files of an
             earlier time in it are replaced.
+        csv: A table for all answers; replaced when it is there.
 
     Raises:
         RunError: When the run has no model, or its answers do not lie on pictures and ``save`` is given.
+        ArtifactError: When the exported model is broken or was changed.
         DataError: When a path does not exist, or no picture could be read at all.
     """
-    run = run if isinstance(run, Run) else Run(run)
-    model = Model.load(run.model, device=Machine().device)
-    data = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES).data
-    paths, unreadable = _files([Path(p) for p in pictures], follow_outside=data.follow_outside)
-    target = _target(save, pictures, model)
+    asked = open_asked(model)
+    paths, unreadable = _files([Path(p) for p in pictures], follow_outside=asked.follow_outside)
+    target = _target(save, pictures, asked)
+    if csv is not None:
+        check_file(Path(csv), pictures=[Path(p) for p in pictures], flag="--csv")
     answers: list[Prediction] = []
     drawn: list[Path] = []
     rest = iter(paths)
@@ -80,20 +84,20 @@ def predict(run: Run | Path | str, *pictures: Path | str, save: Path | str | Non
         stored, keys, sizes, whole = [], [], [], []
         for path in portion:
             try:
-                picture = decode(path, limits=limits_of(data), value_range=data.value_range)
+                picture = decode(path, limits=asked.limits, value_range=asked.value_range)
             except DataError as error:
                 unreadable[escape(str(path))] = f"{error.message} [{error.code}]"
             else:
-                stored.append(shrink(picture.pixels, model.specification.side))
+                stored.append(shrink(picture.pixels, asked.model.specification.side))
                 sizes.append((picture.pixels.shape[1], picture.pixels.shape[0]))
                 keys.append(escape(str(path)))
                 whole.append(picture.pixels if target else None)
         if stored:
-            found = list(model.answers(stored, sizes=sizes))
-            answers += model.task.predict(keys, found)
+            found = list(asked.model.answers(stored, sizes=sizes))
+            answers += asked.model.task.predict(keys, found)
             for key, pixels, answer in zip(keys, whole, found, strict=True):
                 if target is not None and pixels is not None:
-                    drawn.append(_draw(target, len(drawn), key, model, pixels, answer))
+                    drawn.append(_draw(target, len(drawn), key, asked.model.task, pixels, answer))
     if not answers:
         raise DataError(
             "no picture could be read",
@@ -101,10 +105,12 @@ def predict(run: Run | Path | str, *pictures: Path | str, save: Path | str | Non
             causes=[f"{path}: {reason}" for path, reason in list(unreadable.items())[:20]],
             instead="Name pictures or folders of pictures.",
         )
+    if csv is not None:
+        write_rows(Path(csv), answers, unreadable)
     return Predictions(tuple(answers), unreadable, tuple(drawn))
 
 
-def _target(save: Path | str | None, pictures: Sequence[Path | str], model: Model) -> Path | None:
+def _target(save: Path | str | None, pictures: Sequence[Path | str], asked: Asked) -> Path | None:
     """The folder for drawings.
 
     Raises:
@@ -113,9 +119,9 @@ def _target(save: Path | str | None, pictures: Sequence[Path | str], model: Mode
     """
     if save is None:
         return None
-    if not model.task.legend:
+    if not asked.model.task.legend:
         raise RunError(
-            f"the answers of {model.specification.task} do not lie on pictures, so nothing can be drawn",
+            f"the answers of {asked.model.task.name} do not lie on pictures, so nothing can be drawn",
             instead="Leave --save away; --json gives the answers as values.",
         )
     for given in pictures:
@@ -126,11 +132,11 @@ def _target(save: Path | str | None, pictures: Sequence[Path | str], model: Mode
 
 
 def _draw(
-    folder: Path, number: int, key: str, model: Model, pixels: NDArray[np.uint8], answer: NDArray[Any]
+    folder: Path, number: int, key: str, task: Task, pixels: NDArray[np.uint8], answer: NDArray[Any]
 ) -> Path:
     """Draws one answer; pictures of one name in several folders do not meet."""
     path = folder / f"{number + 1:05d}-{Path(key).stem[:80]}.png"
-    drawn = model.task.show(pixels, answer)
+    drawn = task.show(pixels, answer)
     assert drawn is not None, "a task with a legend draws"
     encoded = cv2.imencode(".png", np.ascontiguousarray(drawn[:, :, ::-1]))[1].tobytes()
     replace_file(path, lambda temporary: _write(temporary, encoded))

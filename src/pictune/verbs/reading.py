@@ -18,9 +18,8 @@ from pictune.data.formats import read_dataset
 from pictune.data.grouping import group_samples
 from pictune.data.ingest import Ingested, ingest
 from pictune.data.sample import Dataset
-from pictune.data.scanning import escape
 from pictune.data.splitting import split_dataset
-from pictune.errors import DataError, RunError
+from pictune.errors import RunError
 from pictune.files import cache_folder
 from pictune.recipe_sections import DataSection
 from pictune.recipes import Recipe
@@ -53,32 +52,6 @@ def read_named(path: Path, data: DataSection, *, judging: bool = False) -> Datas
         classes=data.classes,
         ignore=data.ignore,
     )
-
-
-def check_target(target: Path, *, data: Path | None, flag: str) -> None:
-    """Refuses to write over a file, or among the user's pictures, where the next run would take it for data.
-
-    Args:
-        target: The folder that is going to be written to; it need not exist.
-        data: What the user named as pictures.
-        flag: By which the user chooses the target.
-
-    Raises:
-        RunError: When the target is a file.
-        DataError: When the target lies inside the folder of pictures.
-    """
-    if target.exists() and not target.is_dir():
-        raise RunError(
-            f"{escape(str(target))} is a file, and a folder is needed",
-            instead=f"Choose another place with {flag}.",
-        )
-    if data is not None and data.is_dir() and target.resolve().is_relative_to(data.resolve()):
-        raise DataError(
-            f"{escape(str(target))} would lie inside {escape(str(data))}, "
-            "and nothing is ever written among your pictures",
-            code="inside_data",
-            instead=f"Choose another place with {flag}.",
-        )
 
 
 def splits_of(run: Run) -> dict[str, Any]:

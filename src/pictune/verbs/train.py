@@ -23,6 +23,7 @@ from pictune.verbs.recipe import parse
 from pictune.verbs.resuming import extends, go_on
 from pictune.verbs.starting import prepare
 from pictune.verbs.tables import TABLES
+from pictune.verbs.targets import check_target
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def _check_place(path: Path, runs: Path, epochs: int | str | None) -> None:
             f"--epochs {epochs} extends a finished run, and {path} is none",
             instead="Name the run: pictune train runs/latest --epochs +5",
         )
-    reading.check_target(runs, data=path, flag="--runs")
+    check_target(runs, data=path, flag="--runs")
 
 
 def _unfinished(runs: Path, name: str | None, question: str) -> Run | None:

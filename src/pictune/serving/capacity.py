@@ -1,0 +1,40 @@
+"""How much a server takes on at a time: of one model, in one worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DECODERS = 2  # threads that open pictures; together they outrun any network on the same processors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """How many pictures wait and are worked on at a time, how, and how long.
+
+    A call of a network uses all threads, but not all of the time: layers end, and the last thread is waited
+    for. Two calls at a time fill those gaps, and a lonely one still gets every thread. More than two
+    only wait for one another, and larger batches gain nothing on a processor; they do on a graphics card.
+
+    Args:
+        threads: That compute one call of the network.
+        max_batch: Pictures in one call at most; only what is ready at that moment is taken together.
+        queue: Unanswered pictures at a time; more are refused.
+        deadline: From asking to the answer, seconds; also how long a worker may sit over one picture.
+        headroom: Bytes of memory that answering may take beyond the loaded model; None for any number.
+    """
+
+    threads: int = 1
+    max_batch: int = 1
+    queue: int = 64
+    deadline: float = 30.0
+    headroom: int | None = None
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network at a time."""
+        return min(2, self.threads)
+
+    @property
+    def window(self) -> int:
+        """Pictures in the worker at a time: enough to keep it busy; the rest can still be dropped."""
+        return max(2 * self.threads, 2 * self.max_batch)

@@ -1,0 +1,60 @@
+"""How uvicorn is set up, so that our limits are the ones that hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from pictune.serving.limits import ServerLimits
+from pictune.serving.metrics import Metrics
+from pictune.serving.protocol import protocol_with
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+LOG = logging.getLogger("pictune.serving")
+
+
+def configured(
+    app: ASGI3Application, *, limits: ServerLimits, metrics: Metrics, host: str, port: int
+) -> uvicorn.Config:
+    """The settings of a server for an application of ours.
+
+    Args:
+        app: Made by `pictune.serving.app.create_app`.
+        limits: The same as the application's.
+        metrics: The same as the application's.
+        host: To listen at.
+        port: To listen at; 0 is any that is free.
+    """
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="asyncio",
+        http=protocol_with(limits, metrics),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=limits.backlog,
+        h11_max_incomplete_event_size=limits.header_bytes,
+        timeout_graceful_shutdown=int(limits.request_s),
+    )
+
+
+def log_loop_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An exception handler for the event loop: no file left to accept with is one line, not a traceback.
+
+    Accepting pauses for a second by itself then, and goes on.
+    """
+    error = context.get("exception")
+    if isinstance(error, OSError) and "accept" in context.get("message", ""):
+        LOG.warning("a connection could not be accepted: %s", error.strerror)
+    else:
+        loop.default_exception_handler(context)

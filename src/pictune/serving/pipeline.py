@@ -1,0 +1,183 @@
+"""The threads of a worker: from the bytes of pictures to rows of JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pictune.serving.capacity import DECODERS, Capacity
+from pictune.serving.failing import NonFiniteError, refusal_of
+from pictune.serving.frames import Frame
+from pictune.serving.refusals import Refusal
+
+if TYPE_CHECKING:
+    from pictune.exporting.exported import Exported, Looked
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A picture on its way through a worker.
+
+    Args:
+        number: By which the server knows it.
+        image: The bytes of its file; dropped once they are decoded.
+        top_k: See `pictune.exporting.exported.Exported.row`.
+        threshold: See there.
+        seconds: What took how long.
+    """
+
+    number: int
+    image: bytes
+    top_k: int | None
+    threshold: float | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    looked: Looked | None = None
+
+    @property
+    def canvas(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3)."""
+        assert self.looked is not None
+        return self.looked.canvas
+
+
+class Pipeline:
+    """Decodes, asks the network and draws up answers, each at its own pace.
+
+    Args:
+        exported: The model; its calls may come from several threads.
+        capacity: How many threads and how large a batch.
+        send: Takes the answers, from any thread.
+    """
+
+    def __init__(self, exported: Exported, capacity: Capacity, send: Callable[[Frame], None]) -> None:
+        self._exported, self._send = exported, send
+        self._max_batch = capacity.max_batch
+        self._asked: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._decoded: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._decoders = [self._thread(self._decode, f"decode-{i}") for i in range(DECODERS)]
+        self._callers = [self._thread(self._call, f"call-{i}") for i in range(capacity.calls)]
+        for thread in (*self._decoders, *self._callers):
+            thread.start()
+
+    def put(self, job: Job) -> None:
+        """Takes a picture; its answer is sent when it is there."""
+        self._asked.put(job)
+
+    def close(self) -> None:
+        """Finishes everything that was put, then ends the threads."""
+        for threads, line in ((self._decoders, self._asked), (self._callers, self._decoded)):
+            for _ in threads:
+                line.put(None)
+            for thread in threads:
+                thread.join()
+
+    def _thread(self, work: Callable[[], None], name: str) -> threading.Thread:
+        def run() -> None:
+            try:
+                work()
+            except BaseException:
+                # With one thread less the worker would fall silent; dead it is noticed and replaced.
+                logger.exception("A worker's thread failed")
+                os._exit(1)
+
+        return threading.Thread(target=run, name=name, daemon=True)
+
+    def _decode(self) -> None:
+        while (job := self._asked.get()) is not None:
+            began = time.perf_counter()
+            try:
+                job.looked = self._exported.look(job.image)
+            except Exception as error:  # whatever it is, it is this picture's own
+                self._refuse(job, refusal_of(error))
+                continue
+            job.image = b""
+            job.seconds["decode"] = time.perf_counter() - began
+            self._decoded.put(job)
+
+    def _call(self) -> None:
+        while jobs := self._ready():
+            self._answer(jobs)
+
+    def _ready(self) -> list[Job]:
+        """Waits for a decoded picture and takes what else is ready; nothing at the end."""
+        job = self._decoded.get()
+        jobs = [] if job is None else [job]
+        while jobs and len(jobs) < self._max_batch:
+            try:
+                job = self._decoded.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._decoded.put(None)  # meant for the thread; it is met again at the next turn
+                break
+            jobs.append(job)
+        return jobs
+
+    def _answer(self, jobs: Sequence[Job]) -> None:
+        began = time.perf_counter()
+        try:
+            canvases = jobs[0].canvas[None] if len(jobs) == 1 else np.stack([job.canvas for job in jobs])
+            arrays = self._exported.run(canvases)
+        except Exception as error:
+            if len(jobs) == 1:
+                self._refuse(jobs[0], refusal_of(error))
+            else:  # one by one, so that only the culprit suffers
+                for job in jobs:
+                    self._answer([job])
+            return
+        seconds = time.perf_counter() - began
+        for position, job in enumerate(jobs):
+            job.seconds["infer"] = seconds
+            own = {name: array[position : position + 1] for name, array in arrays.items()}
+            try:
+                row = self._row(job, own)
+            except Exception as error:  # whatever it is, it is this picture's own
+                self._refuse(job, refusal_of(error))
+            else:
+                self._send(Frame({"kind": "row", "number": job.number, "seconds": job.seconds}, row))
+
+    def _row(self, job: Job, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+        """The answer as JSON.
+
+        Raises:
+            NonFiniteError: When it holds what is no number.
+            DataError: When the question does not fit the task.
+        """
+        assert job.looked is not None
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise NonFiniteError
+        answer = self._exported.answer(arrays, job.looked)
+        row = self._exported.row(answer, job.looked, top_k=job.top_k, threshold=job.threshold)
+        try:
+            return json.dumps(row, allow_nan=False, ensure_ascii=False).encode()
+        except ValueError:
+            raise NonFiniteError from None
+
+    def _refuse(self, job: Job, refusal: Refusal) -> None:
+        self._send(refused_frame(job.number, refusal))
+
+
+def refused_frame(number: int, refusal: Refusal) -> Frame:
+    """Tells the server why a picture gets no answer."""
+    return Frame(
+        {
+            "kind": "refused",
+            "number": number,
+            "status": refusal.status,
+            "code": refusal.code,
+            "message": refusal.message,
+            "retry_after": refusal.retry_after,
+        }
+    )

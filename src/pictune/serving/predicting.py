@@ -1,0 +1,169 @@
+"""A request for predictions: from its headers to one answer a picture."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from pictune.serving.bodies import Asked, BodyReader, ClientGone, HeaderPairs, Receive, media_type, read_asked
+from pictune.serving.limits import ServerLimits
+from pictune.serving.metrics import Metrics, classes_in
+from pictune.serving.refusals import Refusal
+
+
+class Answer(Protocol):
+    """What a model said of one picture."""
+
+    @property
+    def row(self) -> bytes:
+        """One JSON object."""
+
+    @property
+    def model(self) -> str:
+        """The id of the model that answered."""
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """How long it took, by stage."""
+
+
+class Answering(Protocol):
+    """The models, as the paths need them."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them; the first one answers where none is named."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether all of them can answer."""
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What there is to know of a model that exists."""
+
+    def admit(self, name: str, count: int) -> None:
+        """Raises a `Refusal` when there is no room for so many pictures."""
+
+    async def ask(self, name: str, image: bytes, *, top_k: int | None, threshold: float | None) -> Answer:
+        """What a model says of a picture; raises a `Refusal` when it says nothing."""
+
+
+class Predictor:
+    """Answers requests for predictions.
+
+    Args:
+        shelf: The models.
+        limits: Of bodies, pictures and time.
+        metrics: Counts pictures.
+    """
+
+    def __init__(self, shelf: Answering, *, limits: ServerLimits, metrics: Metrics) -> None:
+        self._shelf, self._limits, self._metrics = shelf, limits, metrics
+        self._bodies = BodyReader(limits)
+
+    async def predict(
+        self, name: str, *, headers: HeaderPairs, query: bytes, receive: Receive, request_id: str
+    ) -> tuple[bytes, str]:
+        """What a model says of the pictures of one request.
+
+        Args:
+            name: Of a model that exists.
+            headers: Of the request; names in lower case.
+            query: Of its URL.
+            receive: Gives its body, and then tells when the client is gone.
+            request_id: Stands in the answer.
+
+        Returns:
+            One JSON object, and the id of the model that answered.
+
+        Raises:
+            Refusal: When there is no answer, or none at all of several.
+            ClientGone: When nobody waits for it any more.
+        """
+        media = media_type(headers)
+        # Whoever cannot be served hears so before a body is read for nothing.
+        self._shelf.admit(name, 1)
+        body = await self._bodies.read(receive)
+        try:
+            asked = read_asked(media, body, query, self._limits)
+            if len(asked.images) > 1:
+                self._shelf.admit(name, len(asked.images))
+            answers = await self._answers(receive, name, asked)
+        finally:
+            self._bodies.release(body)
+        if not asked.several and isinstance(answers[0], Refusal):
+            raise answers[0]
+        return self._composed(answers, name, several=asked.several, request_id=request_id)
+
+    async def _answers(self, receive: Receive, name: str, asked: Asked) -> list[Answer | Refusal]:
+        """What is said of each picture, in their order; nothing is left running.
+
+        Raises:
+            Refusal: When it takes too long.
+            ClientGone: When nobody waits for it any more.
+        """
+        tasks = [asyncio.create_task(self._ask(name, image, asked)) for image in asked.images]
+        gone = asyncio.create_task(_until_gone(receive))
+        everything = asyncio.gather(*tasks)
+        try:
+            either: set[asyncio.Future[Any]] = {everything, gone}
+            await asyncio.wait(either, timeout=self._limits.request_s, return_when=asyncio.FIRST_COMPLETED)
+            if everything.done():
+                return everything.result()
+            if gone.done():
+                raise ClientGone
+            raise Refusal(503, "timeout", "The answer took too long.", retry_after=1)
+        finally:
+            for task in (*tasks, gone):
+                task.cancel()
+            everything.cancel()
+            await asyncio.gather(everything, *tasks, gone, return_exceptions=True)
+
+    async def _ask(self, name: str, image: bytes, asked: Asked) -> Answer | Refusal:
+        """What is said of one picture, counted."""
+        try:
+            answer = await self._shelf.ask(name, image, top_k=asked.top_k, threshold=asked.threshold)
+        except Refusal as refusal:
+            self._metrics.picture(name, refusal.code)
+            return refusal
+        self._metrics.picture(name, "answered", answer.seconds)
+        self._metrics.classes(name, classes_in(answer.row))
+        return answer
+
+    def _composed(
+        self, answers: Sequence[Answer | Refusal], name: str, *, several: bool, request_id: str
+    ) -> tuple[bytes, str]:
+        """The answers as one JSON object, into which rows go as they are; and the id of the model.
+
+        Raises:
+            Refusal: When the server failed for every one of several pictures.
+        """
+        refusals = [answer for answer in answers if isinstance(answer, Refusal)]
+        if len(refusals) == len(answers) and all(refusal.status >= 500 for refusal in refusals):
+            raise refusals[0]
+        model = next((answer.model for answer in answers if not isinstance(answer, Refusal)), None)
+        model = model or str(self._shelf.describe(name)["id"])
+        rows = [_refused(answer) if isinstance(answer, Refusal) else _row(answer) for answer in answers]
+        if several:
+            said = b'"predictions":[' + b",".join(rows) + b'],"errors":%d' % len(refusals)
+        else:
+            said = b'"prediction":' + rows[0]
+        head = json.dumps({"request_id": request_id, "model": {"name": name, "id": model}}).encode()
+        return head[:-1] + b"," + said + b"}", model
+
+
+def _row(answer: Answer) -> bytes:
+    """The row with the id of the model that made it: between two pictures of a request it may be swapped."""
+    head = json.dumps({"model_id": answer.model}).encode()
+    return head if answer.row == b"{}" else head[:-1] + b"," + answer.row[1:]
+
+
+def _refused(refusal: Refusal) -> bytes:
+    return json.dumps({"error": {"code": refusal.code, "message": refusal.message}}).encode()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

@@ -1,0 +1,191 @@
+"""`Shelf`: the engines by name. A swap is a new engine, and takes up only what is in the old one's place."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pictune.errors import ArtifactError, MachineError
+from pictune.serving.capacity import Capacity
+from pictune.serving.engine import Engine, Reply, Watcher
+from pictune.serving.failing import plain
+from pictune.serving.refusals import Refusal
+from pictune.serving.supervision import PROGRAM
+
+logger = logging.getLogger(__name__)
+
+
+class Place:
+    """Where one model stands.
+
+    Args:
+        make: Gives a new engine for it, not yet started.
+    """
+
+    def __init__(self, make: Callable[[], Engine]) -> None:
+        self.make = make
+        self.engine = make()
+        self.swapping = asyncio.Lock()
+        self.starting: asyncio.Task[None] | None = None
+        self.retiring: asyncio.Task[None] | None = None
+
+
+class Shelf:
+    """Named models, each in a process of its own, that can be swapped while they answer.
+
+    Args:
+        models: Where the artifact of each name is; the first is the default. Nothing else is ever loaded.
+        capacity: Of each model.
+        program: How workers are started; see `pictune.serving.supervision.Worker.start`.
+        watcher: Is told of restarts.
+        given_up: Is called with a name when its workers die too often; the server should end then.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Path],
+        *,
+        capacity: Capacity,
+        program: Sequence[str] = PROGRAM,
+        watcher: Watcher | None = None,
+        given_up: Callable[[str], None] | None = None,
+    ) -> None:
+        assert models, "a server serves something"
+
+        def maker(name: str, path: Path) -> Callable[[], Engine]:
+            return lambda: Engine(
+                path, name=name, capacity=capacity, program=program, watcher=watcher, given_up=given_up
+            )
+
+        self._places = {name: Place(maker(name, path)) for name, path in models.items()}
+        self._closing = False
+
+    async def start(self) -> None:
+        """Starts all models at once; if one can't be, none is.
+
+        Raises:
+            ArtifactError: When an artifact cannot be used.
+            MachineError: When the system gives no process.
+        """
+        engines = [place.engine for place in self._places.values()]
+        try:
+            ended = await asyncio.gather(*(engine.start() for engine in engines), return_exceptions=True)
+            _raise_all([error for error in ended if error is not None])
+        except BaseException:
+            await self.close()
+            raise
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the models; the first is the default."""
+        return tuple(self._places)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model has passed its self-test and has a living worker."""
+        return all(place.engine.ready for place in self._places.values())
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Plain values: name, id, task, classes, image_size (width and height), state, waiting.
+
+        Raises:
+            KeyError: When there is no such model.
+        """
+        return {"name": name, **self._places[name].engine.description}
+
+    def admit(self, name: str, count: int) -> None:
+        """Refuses so many more pictures if there is no room for them.
+
+        Raises:
+            Refusal: 413 too_many_images; 503 queue_full, overloaded, draining or worker_lost.
+            KeyError: When there is no such model.
+        """
+        engine = self._places[name].engine
+        self._check_open()
+        engine.admit(count)
+
+    async def ask(self, name: str, image: bytes, *, top_k: int | None, threshold: float | None) -> Reply:
+        """The answer of a model about one picture; see `pictune.serving.engine.Engine.ask`.
+
+        Raises:
+            Refusal: When there is none.
+            KeyError: When there is no such model.
+        """
+        engine = self._places[name].engine
+        self._check_open()
+        return await engine.ask(image, top_k=top_k, threshold=threshold)
+
+    async def reload(self, name: str) -> str:
+        """Takes up what is in a model's place now; the old one answers until the new one has proved itself.
+
+        Returns:
+            The id of the new artifact, which answers from now on.
+
+        Raises:
+            Refusal: 409 with the code of an `ArtifactError`; the old model stays.
+            KeyError: When there is no such model.
+        """
+        place = self._places[name]
+        async with place.swapping:
+            if place.retiring is not None:
+                await asyncio.wait({place.retiring})  # no more than two workers of a model at a time
+            engine = place.make()
+            await self._prove(place, engine)
+            old, place.engine = place.engine, engine
+            place.retiring = asyncio.create_task(old.close())
+            logger.info("Model %s is %s now; it was %s", name, engine.id, old.id)
+            return engine.id
+
+    async def _prove(self, place: Place, engine: Engine) -> None:
+        """Starts a new engine.
+
+        Raises:
+            Refusal: When it can't be.
+        """
+        self._check_open()
+        place.starting = asyncio.create_task(engine.start())
+        try:
+            await place.starting
+        except ArtifactError as error:
+            raise Refusal(409, error.code, plain(error.message)) from error
+        except MachineError as error:
+            raise Refusal(409, "no_worker", plain(error.message)) from error
+        except asyncio.CancelledError:
+            self._check_open()
+            raise
+        finally:
+            place.starting = None
+
+    async def close(self) -> None:
+        """Takes no more questions, answers those that there are, and ends all workers."""
+        self._closing = True
+        await asyncio.gather(*(self._close(place) for place in self._places.values()))
+
+    async def _close(self, place: Place) -> None:
+        if place.starting is not None:
+            place.starting.cancel()
+        async with place.swapping:  # a swap that was just done is finished by its own task first
+            await place.engine.close()
+            if place.retiring is not None:
+                await place.retiring
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise Refusal(503, "draining", "The server is shutting down.", retry_after=1)
+
+
+def _raise_all(errors: Sequence[BaseException]) -> None:
+    """Raises what is wrong, all at once where it is the models."""
+    unusable = [error for error in errors if isinstance(error, ArtifactError)]
+    if len(unusable) == len(errors) > 1:
+        raise ArtifactError(
+            f"{len(errors)} models cannot be served",
+            code=unusable[0].code,
+            causes=[f"{error.message} [{error.code}]" for error in unusable],
+            instead=unusable[0].instead,
+        )
+    for error in errors:
+        raise error

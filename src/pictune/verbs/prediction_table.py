@@ -1,0 +1,63 @@
+"""Answers as a table of comma-separated values.
+
+One row a class where pictures are classified or segmented, with the answer marked; one row a box where there
+are boxes; and one row for a picture without any, or that could not be read.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pictune.data.sample import Boxes, ClassMap
+from pictune.files import plain_cell, write_bytes
+from pictune.tasks.task import SIDES, Prediction
+
+COLUMNS = ("path", "class", "confidence", "answered", *SIDES, "error")
+
+
+def write_rows(path: Path, answers: Sequence[Prediction], unreadable: Mapping[str, str]) -> None:
+    """Replaces a table of answers in one step.
+
+    Columns: path, class, confidence (0 to 1; the share of pixels where every pixel is answered), answered
+    (whether the model gives this class as its answer), left, top, right, bottom (pixels, boxes only), error.
+
+    Args:
+        path: The file.
+        answers: One a picture.
+        unreadable: Why a picture was not read, by its path.
+
+    Raises:
+        MachineError: When the disk is full or may not be written.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer.writeheader()
+    for answer in answers:
+        for row in _rows(answer):
+            writer.writerow({"path": plain_cell(answer.key), **row})
+    for name, reason in unreadable.items():
+        writer.writerow({"path": plain_cell(name), "error": plain_cell(reason)})
+    write_bytes(path, stream.getvalue().encode(errors="backslashreplace"))
+
+
+def _rows(answer: Prediction) -> Iterator[dict[str, str]]:
+    if isinstance(answer.annotation, Boxes):
+        for label, score, box in zip(
+            answer.annotation.labels, answer.scores, answer.annotation.corners.tolist(), strict=True
+        ):
+            corners = {side: f"{value:.2f}" for side, value in zip(SIDES, box, strict=True)}
+            yield {"class": plain_cell(label), "confidence": f"{score:.6f}", "answered": "yes", **corners}
+        if not len(answer.annotation):
+            yield {}
+        return
+    said = answer.annotation.names
+    for name, confidence in answer.confidences.items():
+        chosen = isinstance(answer.annotation, ClassMap) or name in said
+        yield {
+            "class": plain_cell(name),
+            "confidence": f"{confidence:.6f}",
+            "answered": "yes" if chosen else "no",
+        }

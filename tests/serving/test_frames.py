@@ -1,0 +1,129 @@
+"""Frames: what is packed comes out again, on both kinds of reader, and what is no frame is an error."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pictune.data.decoding import Limits
+from pictune.serving.frames import (
+    MOST_HEAD,
+    MOST_PAYLOAD,
+    PREFIX,
+    Frame,
+    FrameError,
+    read_frame,
+    receive_frame,
+)
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FRAMES = st.builds(Frame, st.dictionaries(st.text(max_size=9), PLAIN, max_size=4), st.binary(max_size=300))
+
+
+def read(data: bytes) -> list[Frame]:
+    """All frames, as a worker reads them."""
+    stream = io.BytesIO(data)
+    return list(iter(lambda: read_frame(stream), None))
+
+
+def receive(data: bytes) -> list[Frame]:
+    """All frames, as the server reads them."""
+
+    async def everything() -> list[Frame]:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        found = []
+        while (frame := await receive_frame(reader)) is not None:
+            found.append(frame)
+        return found
+
+    return asyncio.run(everything())
+
+
+both = pytest.mark.parametrize("taken", [read, receive])
+
+
+@given(st.lists(FRAMES, max_size=4))
+def test_what_is_packed_comes_out_again(frames: list[Frame]) -> None:
+    data = b"".join(frame.pack() for frame in frames)
+    assert read(data) == receive(data) == frames
+
+
+@given(FRAMES, st.data())
+def test_half_a_frame_is_an_error(frame: Frame, data: st.DataObject) -> None:
+    packed = frame.pack()
+    part = packed[: data.draw(st.integers(1, len(packed) - 1))]
+    for taken in (read, receive):
+        with pytest.raises(FrameError, match="ended within"):
+            taken(part)
+
+
+@both
+@pytest.mark.parametrize("head", [b"", b"no JSON", b"[1]", b'"text"', b"\xff\xfe", b"[" * 5000])
+def test_a_head_that_is_no_object_is_an_error(taken, head: bytes) -> None:
+    with pytest.raises(FrameError, match="the head of a frame"):
+        taken(PREFIX.pack(len(head), 0) + head)
+
+
+@both
+@pytest.mark.parametrize("lengths", [(MOST_HEAD + 1, 0), (2, MOST_PAYLOAD + 1), (2**32 - 1, 2**64 - 1)])
+def test_sizes_are_checked_before_anything_is_read(taken, lengths: tuple[int, int]) -> None:
+    with pytest.raises(FrameError, match="too large"):
+        taken(PREFIX.pack(*lengths) + b"{}")
+
+
+def test_numbers_that_are_none_are_not_sent() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Frame({"seconds": float("nan")}).pack()
+
+
+def test_a_payload_without_room_is_skipped() -> None:
+    """In a process of its own, whose memory is limited to less than the payload."""
+    code = f"""
+import io, resource, sys
+sys.path[:0] = {sys.path!r}
+from pictune.serving.frames import *
+class Endless(io.RawIOBase):
+    def __init__(self, parts): self.parts = parts
+    def readable(self): return True
+    def readinto(self, target):
+        name, left = self.parts[0]
+        if name is None:
+            n = min(left, len(target))
+        else:
+            n = min(len(name) - left, len(target)); target[:n] = name[left:left+n]
+        left = left - n if name is None else left + n
+        self.parts[0] = (name, left)
+        if left == 0 or (name is not None and left == len(name)): del self.parts[0]
+        return n
+size = 900 * 2**20
+first = Frame({{"number": 1}}).pack()[len(PREFIX.pack(0, 0)):]
+stream = io.BufferedReader(Endless([(PREFIX.pack(len(first), size) + first, 0), (None, size),
+                                    (Frame({{"number": 2}}, b"x").pack(), 0)]))
+resource.setrlimit(resource.RLIMIT_AS, (700 * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]))
+try:
+    read_frame(stream)
+except NoRoomError as error:
+    print(error.head["number"], read_frame(stream))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "1 Frame(head={'number': 2})\n", ended.stderr
+
+
+def test_a_payload_may_be_as_large_as_any_picture() -> None:
+    assert Limits().max_bytes <= MOST_PAYLOAD

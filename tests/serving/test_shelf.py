@@ -1,0 +1,254 @@
+"""The shelf: several models by name, and swaps while they answer (RELIABILITY F17, F18)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import engine_place as place
+import pytest
+
+from pictune.errors import ArtifactError
+from pictune.exporting.exported import Exported
+from pictune.serving.engine import Reply
+from pictune.serving.refusals import Refusal
+from pictune.serving.shelf import Shelf
+
+pytestmark = pytest.mark.anyio
+RED, BLUE = (9, 0, 0), (0, 0, 9)
+QUESTION = {"top_k": None, "threshold": None}
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Holds red.pictune and blue.pictune, which say so whatever the picture; afterwards no process is left."""
+    place.write(tmp_path / "red.pictune", lean=RED)
+    place.write(tmp_path / "blue.pictune", lean=BLUE)
+    assert place.children() == {}
+    yield tmp_path
+    assert place.children() == {}
+
+
+def put(folder: Path, name: str) -> Path:
+    """Puts one of the two into the place that is served, in one step, as `pictune export` does."""
+    shutil.copy(folder / f"{name}.pictune", folder / ".tmp-copy")
+    return (folder / ".tmp-copy").replace(folder / "served.pictune")
+
+
+class Load:
+    """Clients that never stop asking, and what they were told."""
+
+    def __init__(self, shelf: Shelf, name: str, *, count: int = 4) -> None:
+        self.answers: list[Reply | Refusal] = []
+        self.numbers: list[int] = []
+        self._enough = False
+        self._tasks = [asyncio.create_task(self._ask(shelf, name, random.Random(i))) for i in range(count)]
+
+    async def _ask(self, shelf: Shelf, name: str, dice: random.Random) -> None:
+        while not self._enough:
+            number = dice.randrange(1000)
+            self.answers.append(await place.outcome(shelf.ask(name, place.ordinary(number), **QUESTION)))
+            self.numbers.append(number)
+
+    async def some_more(self, count: int = 4) -> None:
+        """Waits for so many more answers."""
+        wanted = len(self.answers) + count
+        await place.until(lambda: len(self.answers) >= wanted)
+
+    async def finish(self) -> None:
+        self._enough = True
+        await asyncio.gather(*self._tasks)
+
+    def check(self, *models: Path) -> dict[str, int]:
+        """Every answer is that of the model whose id it carries; gives how many each made."""
+        exported = {made.artifact.id: made for made in map(Exported.open, models)}
+        counts = dict.fromkeys(exported, 0)
+        for number, answer in zip(self.numbers, self.answers, strict=True):
+            assert isinstance(answer, Reply), answer
+            counts[answer.model] += 1
+            assert place.row(answer) == place.expected(exported[answer.model], place.ordinary(number))
+        return counts
+
+
+async def test_several_models_by_name(folder: Path) -> None:
+    async with place.shelf({"red": folder / "red.pictune", "blue": folder / "blue.pictune"}) as shelf:
+        assert shelf.names == ("red", "blue")
+        assert shelf.ready
+        for name in shelf.names:
+            said = shelf.describe(name)
+            assert list(said) == ["name", "id", "task", "classes", "image_size", "state", "waiting"]
+            reply = await shelf.ask(name, place.ordinary(1), **QUESTION)
+            assert (said["name"], said["id"]) == (name, reply.model)
+            assert place.row(reply)["labels"] == [name]
+        assert shelf.describe("red")["id"] != shelf.describe("blue")["id"]
+        for wrong in ("green", "", "../red", str(folder / "red.pictune")):
+            with pytest.raises(KeyError):
+                shelf.describe(wrong)
+            with pytest.raises(KeyError):
+                shelf.admit(wrong, 1)
+            with pytest.raises(KeyError):
+                await shelf.ask(wrong, place.ordinary(1), **QUESTION)
+            with pytest.raises(KeyError):
+                await shelf.reload(wrong)
+
+
+async def test_one_that_cannot_be_served_stops_all(folder: Path) -> None:
+    (folder / "bad.pictune").write_text("no model")
+    shelf = Shelf({"red": folder / "red.pictune", "bad": folder / "bad.pictune"}, capacity=place.Capacity())
+    with pytest.raises(ArtifactError) as caught:
+        await shelf.start()
+    assert caught.value.code == "not_an_artifact"
+    assert "bad.pictune" in caught.value.message
+    assert place.children() == {}
+
+
+async def test_all_that_cannot_be_served_are_told_at_once(folder: Path) -> None:
+    (folder / "bad.pictune").write_text("no model")
+    shelf = Shelf({"bad": folder / "bad.pictune", "gone": folder / "gone"}, capacity=place.Capacity())
+    with pytest.raises(ArtifactError, match="2 models cannot be served") as caught:
+        await shelf.start()
+    assert [cause.rpartition("[")[2] for cause in caught.value.causes] == ["not_an_artifact]", "missing]"]
+
+
+async def test_a_reload_takes_up_what_is_in_the_same_place(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path}) as shelf:
+        before = shelf.describe("m")["id"]
+        put(folder, "blue")
+        reply = await shelf.ask("m", place.ordinary(1), **QUESTION)
+        assert (reply.model, place.row(reply)["labels"]) == (before, ["red"])
+        after = await shelf.reload("m")
+        assert after != before
+        assert shelf.describe("m")["id"] == after
+        reply = await shelf.ask("m", place.ordinary(1), **QUESTION)
+        assert (reply.model, place.row(reply)["labels"]) == (after, ["blue"])
+        await place.until(lambda: len(place.children()) == 1)
+
+
+async def test_without_a_living_worker_a_shelf_is_not_ready(folder: Path) -> None:
+    async with place.shelf({"red": folder / "red.pictune", "blue": folder / "blue.pictune"}) as shelf:
+        os.kill(place.worker_of(folder / "blue.pictune"), signal.SIGKILL)
+        await place.until(lambda: not shelf.ready)
+        assert shelf.describe("blue")["state"] == "restarting"
+        assert shelf.describe("red")["state"] == "ready"
+        reply = await shelf.ask("blue", place.ordinary(1), **QUESTION)
+        assert place.row(reply)["labels"] == ["blue"]
+        assert shelf.ready
+
+
+@pytest.mark.slow
+async def test_f17_broken_models_are_not_taken_up_and_no_request_fails(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path}) as shelf:
+        before, worker = shelf.describe("m")["id"], place.worker_of(path)
+        load = Load(shelf, "m")
+        for how in [*place.BREAK, *place.BREAK]:
+            code, damage = place.BREAK[how]
+            put(folder, "blue")
+            damage(path)
+            with pytest.raises(Refusal) as caught:
+                await shelf.reload("m")
+            assert caught.value.status == 409
+            assert caught.value.code == code or not code
+            assert str(folder) not in caught.value.message
+            assert shelf.describe("m")["id"] == before
+            assert shelf.ready
+            await load.some_more()
+        assert set(place.children()) == {worker}
+        await load.finish()
+        put(folder, "red")
+    assert load.check(folder / "red.pictune") == {before: len(load.answers)}
+
+
+@pytest.mark.slow
+async def test_f18_a_hundred_swaps_under_load(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path}, max_batch=4) as shelf:
+        load = Load(shelf, "m")
+        for number in range(100):
+            wanted = put(folder, ("blue", "red")[number % 2])
+            taken_up = await shelf.reload("m")
+            assert taken_up == Exported.open(wanted).artifact.id
+            assert shelf.ready
+            await load.some_more(2)
+        await load.finish()
+    counts = load.check(folder / "red.pictune", folder / "blue.pictune")
+    assert min(counts.values()) > 50
+
+
+async def test_two_reloads_at_once_come_one_after_the_other(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path}) as shelf:
+        put(folder, "blue")
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, len(place.children()))
+                await asyncio.sleep(0.02)
+
+        watching = asyncio.create_task(watch())
+        first, second, third = await asyncio.gather(*(shelf.reload("m") for _ in range(3)))
+        watching.cancel()
+        assert first == second == third == shelf.describe("m")["id"]
+        assert most == 2
+
+
+async def test_a_swap_answers_what_the_old_model_had(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path}) as shelf:
+        with place.stopped(place.worker_of(path)):
+            asking = [asyncio.create_task(shelf.ask("m", place.ordinary(n), **QUESTION)) for n in range(10)]
+            await asyncio.sleep(0)
+            put(folder, "blue")
+            await shelf.reload("m")
+            new = await shelf.ask("m", place.ordinary(1), **QUESTION)
+            assert place.row(new)["labels"] == ["blue"]
+            assert not any(task.done() for task in asking)
+        old = await asyncio.gather(*asking)
+        assert {tuple(place.row(reply)["labels"]) for reply in old} == {("red",)}
+        assert new.model not in {reply.model for reply in old}
+
+
+async def test_closing_while_a_swap_begins(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path}) as shelf:
+        reloading = asyncio.create_task(place.outcome(shelf.reload("m")))
+        await place.until(lambda: len(place.children()) == 2)
+        await shelf.close()
+        assert (await reloading).code == "draining"
+        assert place.children() == {}
+        for refusal in (
+            await place.refused(shelf.reload("m")),
+            await place.refused(shelf.ask("m", place.ordinary(1), **QUESTION)),
+        ):
+            assert (refusal.status, refusal.code) == (503, "draining")
+        with pytest.raises(Refusal, match="draining"):
+            shelf.admit("m", 1)
+        assert not shelf.ready
+
+
+async def test_a_cancelled_swap_changes_nothing(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path}) as shelf:
+        before, worker = shelf.describe("m")["id"], place.worker_of(path)
+        put(folder, "blue")
+        reloading = asyncio.create_task(shelf.reload("m"))
+        await place.until(lambda: len(place.children()) == 2)
+        reloading.cancel()
+        await asyncio.wait({reloading})
+        assert reloading.cancelled()
+        assert set(place.children()) == {worker}
+        assert shelf.describe("m")["id"] == before
+        assert await shelf.reload("m") != before
