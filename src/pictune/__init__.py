@@ -18,6 +18,7 @@ from pictune.version import __version__
 if TYPE_CHECKING:
     from pictune.data.sample import Boxes, ClassMap, Dataset, Labels, Mask, Sample
     from pictune.errors import (
+        ArtifactError,
         DataError,
         DivergedError,
         InputError,
@@ -37,10 +38,12 @@ if TYPE_CHECKING:
     from pictune.verbs.convert import convert
     from pictune.verbs.demo import demo
     from pictune.verbs.evaluate import evaluate
+    from pictune.verbs.export import export
     from pictune.verbs.layers import layers
     from pictune.verbs.lr_find import lr_find
     from pictune.verbs.predict import predict
     from pictune.verbs.recipe import recipe
+    from pictune.verbs.serve import serve
     from pictune.verbs.train import train
 
 _HOMES = {
@@ -50,6 +53,7 @@ _HOMES = {
     "Labels": "data.sample",
     "Mask": "data.sample",
     "Sample": "data.sample",
+    "ArtifactError": "errors",
     "DataError": "errors",
     "DivergedError": "errors",
     "InputError": "errors",
@@ -69,14 +73,17 @@ _HOMES = {
     "convert": "verbs.convert",
     "demo": "verbs.demo",
     "evaluate": "verbs.evaluate",
+    "export": "verbs.export",
     "layers": "verbs.layers",
     "lr_find": "verbs.lr_find",
     "predict": "verbs.predict",
     "recipe": "verbs.recipe",
+    "serve": "verbs.serve",
     "train": "verbs.train",
 }
 
 __all__ = [
+    "ArtifactError",
     "Boxes",
     "ClassMap",
     "DataError",
@@ -103,10 +110,12 @@ __all__ = [
     "convert",
     "demo",
     "evaluate",
+    "export",
     "layers",
     "lr_find",
     "predict",
     "recipe",
+    "serve",
     "train",
 ]
 

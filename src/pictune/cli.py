@@ -20,7 +20,7 @@ from pictune.bars import bars
 from pictune.errors import PictuneError
 from pictune.printing import print_json, print_report, print_run, shown_path
 from pictune.threads import steady_threads
-from pictune.typed import for_train, with_flags
+from pictune.typed import for_train, precision_of, with_flags
 from pictune.version import __version__
 
 if TYPE_CHECKING:
@@ -213,6 +213,75 @@ def predict(
         print_json("predict", started, facts)
     else:
         typer.echo(result.summary())
+
+
+@app.command()
+def export(
+    run: options.RunFolder,
+    out: Annotated[
+        Path | None, typer.Option(help="A file that ends in .pictune, or a new folder; exports/NAME.pictune.")
+    ] = None,
+    format_name: Annotated[str, typer.Option("--format", help="onnx, openvino or torch.")] = "onnx",
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers: smaller and quicker.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="16-bit floats: half the size.")] = False,
+    dynamic_size: Annotated[
+        bool, typer.Option("--dynamic-size", help="A network that takes any size, for other programs.")
+    ] = False,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Write it even if it does worse; its card says so.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a run's model as a file that needs no PyTorch, if it answers as the run does."""
+    started = time.monotonic()
+    steady_threads()
+    from pictune.verbs.export import export as verb
+
+    with bars() as shown:
+        result = verb(
+            run,
+            out=out,
+            format=format_name,
+            precision=precision_of(int8=int8, fp16=fp16),
+            dynamic_size=dynamic_size,
+            accept_loss=accept_loss,
+            progress=shown.opened,
+        )
+    if as_json:
+        facts = {"run": shown_path(run.resolve()), "artifact": shown_path(result.path.resolve())}
+        print_json("export", started, {**facts, **result.rows()})
+    else:
+        typer.echo(result.summary())
+
+
+@app.command()
+def serve(
+    models: Annotated[list[Path], typer.Argument(help="Exported models or runs, each a path or name=path.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; beyond loopback tokens are needed.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="Port to listen at; 0 takes any that is free.")] = 8080,
+    tokens: Annotated[
+        Path | None, typer.Option(help="A file of tokens; made, with new ones, when absent.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which the server may be called, besides localhost.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="That compute one call of a network.")] = None,
+    batch: Annotated[int, typer.Option(help="Waiting pictures that a call takes at most.")] = 1,
+) -> None:
+    """Answer requests over HTTP, with a page to try it; stops on Ctrl-C when all is answered."""
+    from pictune.verbs.serve import serve as verb
+
+    verb(
+        *models,
+        host=host,
+        port=port,
+        tokens=tokens,
+        allow_host=allow_host or (),
+        threads=threads,
+        batch=batch,
+    )
 
 
 @app.command()

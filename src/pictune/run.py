@@ -188,6 +188,15 @@ class Run:
             yield
 
 
+def weights_sum(run: Run) -> str:
+    """The checksum of the weights that a run ships.
+
+    Raises:
+        RunError: When it has no model.
+    """
+    return str(run.read("model/model.json").get("sha256", ""))
+
+
 def check_name(runs: Path, name: str | None) -> None:
     """Refuses a name that no new run can have.
 

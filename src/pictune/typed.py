@@ -63,3 +63,14 @@ def for_train(given: Mapping[str, Any]) -> dict[str, Any]:
         "allow_leaks": typed.pop("allow_leaks") or None,
     }
     return {**typed, **renamed}
+
+
+def precision_of(*, int8: bool, fp16: bool) -> str:
+    """The precision of an export from its flags.
+
+    Raises:
+        RecipeError: When both are given.
+    """
+    if int8 and fp16:
+        raise RecipeError("--int8 and --fp16 exclude each other", instead="Give one of them.")
+    return "int8" if int8 else "fp16" if fp16 else "fp32"

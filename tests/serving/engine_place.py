@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -168,6 +169,7 @@ def picture(colour: Sequence[int], *, size: tuple[int, int] = (40, 30), suffix: 
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
 
+@functools.cache
 def ordinary(number: int) -> bytes:
     """A picture of which no two are alike."""
     red, green, blue = np.random.default_rng(number).integers(20, 230, 3).tolist()

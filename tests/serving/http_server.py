@@ -1,6 +1,6 @@
-"""A real server over real sockets: ours in front, and behind it a shelf that decodes pictures and says little.
+"""A real server over real sockets; behind it stands a shelf that decodes pictures and says little of them.
 
-``python http_server.py '{"limits": {...}}'`` runs it as a process of its own, for what must be measured alone.
+``python http_server.py '{"limits": {}}'`` runs it as a process of its own, for what must be measured alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,10 +139,8 @@ class Client:
     def raw(self, data: bytes, timeout: float = 20) -> Got:
         """Sends bytes as they are, and reads one answer."""
         with self.connect(timeout) as line:
-            try:
+            with suppress(OSError):  # it may be refused while it comes; the answer says why
                 line.sendall(data)
-            except OSError:
-                pass  # what was refused while it came; the answer says why
             return read(line)
 
 

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import engine_place as place
+import numpy as np
 import odd_worker
 import pytest
 
 from pictune.errors import ArtifactError, MachineError
+from pictune.exporting.exported import Exported
 from pictune.serving.engine import Engine
+from pictune.serving.pipeline import Sessions
 
 pytestmark = pytest.mark.anyio
 ODD = Path(odd_worker.__file__)
@@ -159,6 +162,39 @@ async def test_in_a_batch_answers_are_those_of_one_by_one(artifact: Path) -> Non
         together = place.row(reply)
         assert together["labels"] == one["labels"]
         assert together["confidences"] == pytest.approx(one["confidences"], abs=1e-4)
+
+
+async def test_in_a_crowd_on_several_threads_answers_are_the_same(artifact: Path) -> None:
+    async with place.engine(artifact, threads=2) as engine:
+        for number in range(3):
+            assert place.row(await engine.ask(place.ordinary(number))) == place.expected(
+                artifact, place.ordinary(number)
+            )
+        replies = await asyncio.gather(*(engine.ask(place.ordinary(number)) for number in range(30)))
+    for number, reply in enumerate(replies):
+        assert place.row(reply) == place.expected(artifact, place.ordinary(number))
+
+
+def test_who_is_alone_gets_all_threads_and_a_crowd_shares_them() -> None:
+    sessions = Sessions(lambda _: {"wide": 0}, lambda _: {"narrow": 0}, crowd=2)
+    asked = []
+    for change in (sessions.enter, sessions.enter, sessions.enter, sessions.leave, sessions.leave):
+        change()
+        asked += sessions(np.zeros((1, 2, 2, 3), np.uint8))
+    assert asked == ["wide", "narrow", "narrow", "narrow", "wide"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "opened"),
+    [({}, []), ({"threads": 2}, [1]), ({"threads": 5}, [3]), ({"threads": 4, "max_batch": 2}, [])],
+)
+def test_a_second_session_is_opened_only_where_there_is_something_to_share(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, facts: dict[str, int], opened: list[int]
+) -> None:
+    exported, found = Exported.open(shared), []
+    monkeypatch.setattr(Exported, "of", lambda artifact, *, threads: found.append(threads) or exported)
+    Sessions.of(exported, place.Capacity(**facts))
+    assert found == opened
 
 
 async def test_one_bad_picture_in_a_batch_costs_no_other(artifact: Path) -> None:

@@ -28,6 +28,8 @@ from pictune.serving.engine import Engine, Reply
 
 pytestmark = pytest.mark.anyio
 ROUNDS = 20
+PICTURES = 64  # that clients ask about
+PAUSE = 0.005  # seconds between a client's questions
 MB = 2**20
 
 
@@ -78,8 +80,9 @@ class Clients:
 
     async def _ask(self, dice: random.Random) -> None:
         while not self.enough:
-            number = dice.randrange(1000)
+            number = dice.randrange(PICTURES)
             self.answers.append((number, await place.outcome(self.engine.ask(place.ordinary(number)))))
+            await asyncio.sleep(dice.uniform(0, 2 * PAUSE))
 
     async def finish(self) -> None:
         """Lets each have its last answer."""
@@ -123,9 +126,9 @@ async def test_f11_a_worker_is_killed_under_load(artifact: Path, monkeypatch: py
 
 @pytest.mark.slow
 async def test_f11_a_worker_hangs_under_load(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "DEATHS", ROUNDS + 1)
+    monkeypatch.setattr(engine_module, "DEATHS", 5 * ROUNDS)
     counter = Counter()
-    async with place.engine(artifact, watcher=counter, threads=2, deadline=0.7) as engine:
+    async with place.engine(artifact, watcher=counter, threads=2, deadline=0.3) as engine:
         clients = Clients(engine, artifact)
         for round_number in range(1, ROUNDS + 1):
             answered = len(clients.answers)

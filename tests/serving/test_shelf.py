@@ -14,6 +14,7 @@ import engine_place as place
 import pytest
 
 from pictune.errors import ArtifactError
+from pictune.exporting.artifact import Artifact
 from pictune.exporting.exported import Exported
 from pictune.serving.engine import Reply
 from pictune.serving.refusals import Refusal
@@ -22,6 +23,9 @@ from pictune.serving.shelf import Shelf
 pytestmark = pytest.mark.anyio
 RED, BLUE = (9, 0, 0), (0, 0, 9)
 QUESTION = {"top_k": None, "threshold": None}
+WHATEVER = place.ordinary(1)
+PICTURES = 64  # that clients ask about
+PAUSE = 0.05  # seconds between a client's questions; without it new workers would hardly get a processor
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Holds red.pictune and blue.pictune, which say so whatever the picture; afterwards no process is left."""
+    """Holds red.pictune and blue.pictune, which say so of any picture; afterwards no process is left."""
     place.write(tmp_path / "red.pictune", lean=RED)
     place.write(tmp_path / "blue.pictune", lean=BLUE)
     assert place.children() == {}
@@ -46,19 +50,23 @@ def put(folder: Path, name: str) -> Path:
 
 
 class Load:
-    """Clients that never stop asking, and what they were told."""
+    """Clients that ask one question after the other, and what they were told."""
 
     def __init__(self, shelf: Shelf, name: str, *, count: int = 4) -> None:
         self.answers: list[Reply | Refusal] = []
         self.numbers: list[int] = []
+        self.asking = 0
         self._enough = False
         self._tasks = [asyncio.create_task(self._ask(shelf, name, random.Random(i))) for i in range(count)]
 
     async def _ask(self, shelf: Shelf, name: str, dice: random.Random) -> None:
         while not self._enough:
-            number = dice.randrange(1000)
+            number = dice.randrange(PICTURES)
+            self.asking += 1
             self.answers.append(await place.outcome(shelf.ask(name, place.ordinary(number), **QUESTION)))
+            self.asking -= 1
             self.numbers.append(number)
+            await asyncio.sleep(dice.uniform(0, 2 * PAUSE))
 
     async def some_more(self, count: int = 4) -> None:
         """Waits for so many more answers."""
@@ -72,11 +80,16 @@ class Load:
     def check(self, *models: Path) -> dict[str, int]:
         """Every answer is that of the model whose id it carries; gives how many each made."""
         exported = {made.artifact.id: made for made in map(Exported.open, models)}
+        right = {
+            (model, number): place.expected(made, place.ordinary(number))
+            for model, made in exported.items()
+            for number in set(self.numbers)
+        }
         counts = dict.fromkeys(exported, 0)
         for number, answer in zip(self.numbers, self.answers, strict=True):
             assert isinstance(answer, Reply), answer
             counts[answer.model] += 1
-            assert place.row(answer) == place.expected(exported[answer.model], place.ordinary(number))
+            assert place.row(answer) == right[answer.model, number]
         return counts
 
 
@@ -173,17 +186,22 @@ async def test_f17_broken_models_are_not_taken_up_and_no_request_fails(folder: P
 @pytest.mark.slow
 async def test_f18_a_hundred_swaps_under_load(folder: Path) -> None:
     path = put(folder, "red")
+    ids = {name: Artifact.open(folder / f"{name}.pictune").id for name in ("red", "blue")}
+    inside = 0  # questions that the old model still had when the new one took over
     async with place.shelf({"m": path}, max_batch=4) as shelf:
         load = Load(shelf, "m")
         for number in range(100):
-            wanted = put(folder, ("blue", "red")[number % 2])
-            taken_up = await shelf.reload("m")
-            assert taken_up == Exported.open(wanted).artifact.id
+            name = ("blue", "red")[number % 2]
+            put(folder, name)
+            asking = [asyncio.create_task(shelf.ask("m", place.ordinary(n), **QUESTION)) for n in range(3)]
+            assert await shelf.reload("m") == ids[name]
             assert shelf.ready
-            await load.some_more(2)
+            inside += load.asking
+            assert {reply.model for reply in await asyncio.gather(*asking)} <= set(ids.values()) - {ids[name]}
         await load.finish()
     counts = load.check(folder / "red.pictune", folder / "blue.pictune")
     assert min(counts.values()) > 50
+    assert inside > 0
 
 
 async def test_two_reloads_at_once_come_one_after_the_other(folder: Path) -> None:
@@ -237,6 +255,21 @@ async def test_closing_while_a_swap_begins(folder: Path) -> None:
         with pytest.raises(Refusal, match="draining"):
             shelf.admit("m", 1)
         assert not shelf.ready
+
+
+async def test_a_shelf_that_is_closed_in_haste_leaves_nothing_behind(folder: Path) -> None:
+    path = put(folder, "red")
+    async with place.shelf({"m": path, "n": folder / "red.pictune"}) as shelf:
+        with place.stopped(place.worker_of(path)):
+            asking = [asyncio.create_task(place.outcome(shelf.ask("m", WHATEVER, **QUESTION))) for _ in "ab"]
+            await asyncio.sleep(0)
+            put(folder, "blue")
+            await shelf.reload("m")  # the old one still has to answer
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.0):
+                    await shelf.close()
+        assert place.children() == {}
+        assert {refusal.code for refusal in await asyncio.gather(*asking)} == {"draining"}
 
 
 async def test_a_cancelled_swap_changes_nothing(folder: Path) -> None:

@@ -56,25 +56,25 @@ class _Shares:
 def _recall(truth: Bools, first: Bools, second: Bools) -> _Shares:
     """Of the images of a class, those that were found."""
     one, two = metrics.recall(truth, first), metrics.recall(truth, second)
-    values = (np.where(truth.any(axis=0), share.value, np.nan) for share in (one, two))
-    return _Shares(*values, two.influence - one.influence, one.held, truth & (first != second))
+    had, has = (np.where(truth.any(axis=0), share.value, np.nan) for share in (one, two))
+    return _Shares(had, has, two.influence - one.influence, one.held, truth & (first != second))
 
 
 def _precision(truth: Bools, first: Bools, second: Bools) -> _Shares:
     """Of the images given an answer, those that deserved it; which ones they are differs."""
     one, two = metrics.precision(truth, first), metrics.precision(truth, second)
     there = truth.any(axis=0)
-    values = (np.where(there & (share.trials > 0), share.value, np.nan) for share in (one, two))
-    return _Shares(*values, two.influence - one.influence, (one.held + two.held) / 2, first != second)
+    had, has = (np.where(there & (share.trials > 0), share.value, np.nan) for share in (one, two))
+    return _Shares(had, has, two.influence - one.influence, (one.held + two.held) / 2, first != second)
 
 
 def _f1(truth: Bools, first: Bools, second: Bools) -> _Shares:
     """Twice the hits, over the images of a class and those called so."""
     one, two = metrics.jaccard(truth, first), metrics.jaccard(truth, second)
     there = truth.any(axis=0)
-    values = (np.where(there, metrics.f1_of_jaccard(share.value), np.nan) for share in (one, two))
+    had, has = (np.where(there, metrics.f1_of_jaccard(share.value), np.nan) for share in (one, two))
     influence = metrics.f1_influence(two) - metrics.f1_influence(one)
-    return _Shares(*values, influence, truth + (first + second.astype(float)) / 2, first != second)
+    return _Shares(had, has, influence, truth + (first + second.astype(float)) / 2, first != second)
 
 
 _COUNTED: Mapping[str, Callable[[Bools, Bools, Bools], _Shares]] = MappingProxyType(
@@ -113,7 +113,7 @@ class _ClassPairing:
     def __init__(self, first: ClassTable, second: ClassTable, *, confidence: float) -> None:
         self.first, self.second, self.confidence = first, second, confidence
         self.clusters = Clusters(len(first), groups=first.groups)
-        self.present = first.truth.any(axis=0)
+        self.present: Bools = np.asarray(first.truth.any(axis=0))
 
     def accuracy(self) -> Difference:
         """Images whose answer is right as a whole: the plainest case, one pair of answers an image."""
@@ -178,7 +178,7 @@ class _ClassPairing:
         quantile = self.clusters.quantile(self.confidence, units=compared.units)
         low, high = paired_share_interval(moved, apart, compared.pairs, quantile)
         rows = zip(names, compared.first, compared.second, low, high, reasons, strict=True)
-        return [Difference.of(*row, step=step) for row in rows]
+        return [Difference.of(*row, step) for row in rows]
 
 
 def pair_classes(

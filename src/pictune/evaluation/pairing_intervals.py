@@ -9,7 +9,11 @@ none of n reaches to about 3.84 / n on either side, and which for many is the us
 Whatever is no plain share of images gets the number of pairs, and the share of them that disagree, that would
 scatter as much: the idea of effective trials (`pictune.evaluation.intervals`), for two models.
 
-Shapes: b differences side by side.
+Where a difference has no formula, images are drawn anew, the same ones for both models. What is drawn tells too
+little when a few images make all of the difference: the next set may hold none of them, or twice as many.
+`drawn_intervals` reads off the draws how few they are, and widens the interval by that.
+
+Shapes: b differences side by side, g clusters of images (each image one when there are no groups), r draws.
 """
 
 from __future__ import annotations
@@ -19,12 +23,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 Floats = NDArray[np.float64]
 
 ONE_UNIT = "one {} alone cannot show how another would fare"
+FEWEST = 2  # clusters without which nothing can be said of others
 _HALVINGS = 60
 _BELIEF = 4.0  # images' worth of belief that a class disagrees as often as the others do
+_SILENT = 1e-18  # a variance below it is rounding
+_UNSEEN = 2.0  # images that might differ, added to those that do, as Bonett and Price (2012) add two
 _CROWDED = 1.0  # groups' worth of belief that the images of a group disagree together
 
 
@@ -79,14 +87,15 @@ class Difference:
             reason: Why something is missing, if so.
             step: As above.
         """
-        numbers = [None if np.isnan(value) else float(value) for value in (first, second)]
-        if None in numbers:
-            return cls(name, *numbers, reason=reason, step=step)
-        moved = float(second - first)
+        had, has = (None if np.isnan(value) else float(value) for value in (first, second))
+        if had is None or has is None:
+            return cls(name, had, has, reason=reason, step=step)
+        moved = has - had
         if np.isnan(low) or np.isnan(high):
-            return cls(name, *numbers, moved, reason=reason, step=step)
+            return cls(name, had, has, moved, reason=reason, step=step)
         # The ends may miss the value by a last digit, or by a bias that was taken off.
-        return cls(name, *numbers, moved, min(float(low), moved), max(float(high), moved), reason, step)
+        ends = min(float(low), moved), max(float(high), moved)
+        return cls(name, had, has, moved, *ends, reason=reason, step=step)
 
     def to_json(self) -> dict[str, Any]:
         """The difference in plain types."""
@@ -197,9 +206,106 @@ def averaged(variance: Floats, pairs: Floats, mean_variance: float) -> Averaged:
         pairs: (k) effective pairs behind each, greater than zero.
         mean_variance: Of the average, as measured.
     """
-    apart = variance * pairs
-    usual = float(apart @ pairs / pairs.sum())
-    steadied = (pairs * apart + _BELIEF * usual) / (pairs + _BELIEF) / pairs
     alone, count = float(variance.sum()), len(pairs)
     shared = mean_variance * count**2 / alone if alone > 0 else 1.0
-    return Averaged(float(steadied.sum()) / count**2 * max(shared, 0.1), count**2 / float((1 / pairs).sum()))
+    return Averaged(float(steadied(variance, pairs).sum()) / count**2 * max(shared, 0.1), count**2 / float((1 / pairs).sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """b differences under r sets of images drawn anew, the same for both models.
+
+    Args:
+        weights: (r, g) how often each cluster was drawn.
+        moved: (r, b) the differences; NaN where a draw has none.
+    """
+
+    weights: Floats
+    moved: Floats
+
+    @property
+    def variance(self) -> Floats:
+        """(b) of the differences."""
+        return np.asarray(np.square(self._centred()).sum(axis=0) / self._known())
+
+    def telling(self) -> Floats:
+        """(b) how many clusters make the difference scatter, were all of these alike.
+
+        The covariance of a cluster's weight with the difference is its influence (Efron 2014, JASA 109); the
+        clusters that count are the squared sum of squares over the sum of fourth powers. Draws are few, so
+        influences are noisy; what noise alone adds to the fourth powers is taken off.
+        """
+        clusters = self.weights.shape[1]
+        influence = (self.weights - 1).T @ self._centred() / self._known()
+        noise = clusters / len(self.weights)
+        square = np.maximum(self.variance, _SILENT)
+        peaked = clusters * (influence**4).sum(axis=0) / square**2 - 3 * noise**2 - 6 * noise
+        return np.asarray(clusters / np.clip(peaked, 1.0, clusters))
+
+    def _known(self) -> Floats:
+        return np.asarray(np.maximum(np.isfinite(self.moved).sum(axis=0), 1).astype(float))
+
+    def _centred(self) -> Floats:
+        known = np.isfinite(self.moved)
+        mean = np.where(known, self.moved, 0.0).sum(axis=0) / self._known()
+        return np.where(known, self.moved - mean, 0.0)
+
+
+def drawn_intervals(
+    found: Floats, draws: Draws, *, variance: Floats, pairs: Floats, units: Floats, confidence: float
+) -> tuple[Floats, Floats]:
+    """Intervals of differences from draws.
+
+    An interval is the union of two: percentiles of the draws, expanded as far as Student's quantiles are
+    farther than normal ones (Hesterberg 2015, The American Statistician 69), which know which way the draws
+    lean; and Student's, which knows how few images tell. Twice these, as by Satterthwaite (1946), are the
+    degrees of freedom, and two images that might differ are added to them as Bonett and Price (2012, British
+    Journal of Mathematical and Statistical Psychology 65) add two pairs. Where no draw differs from another
+    there is nothing to draw from, and Tango's interval says what so many images without a difference prove.
+
+    Args:
+        found: (b) the differences as measured; NaN where there is none.
+        draws: The same of images drawn anew.
+        variance: (b) of the differences: that of the draws or more.
+        pairs: (b) images, or as many as their clusters are worth, behind each.
+        units: (b) clusters behind each.
+        confidence: Share of intervals that are to hold the truth.
+
+    Returns:
+        (b) lower and (b) upper ends, within -1 and 1; NaN where a single cluster or none is behind it.
+    """
+    tail = (1 + confidence) / 2
+    telling = draws.telling()
+    freedom = np.clip(np.minimum(2 * telling, units - 1), 1.0, None)
+    quantile = special.stdtrit(freedom, tail)
+    arm = quantile * np.sqrt(variance * (1 + _UNSEEN / telling))
+    low, high = np.asarray(found - arm), np.asarray(found + arm)
+    part = special.ndtr(-quantile * np.sqrt((freedom + 1) / freedom))
+    for number in range(len(found)):
+        kept = draws.moved[np.isfinite(draws.moved[:, number]), number]
+        if len(kept):
+            ends = np.quantile(kept, (part[number], 1 - part[number]))
+            low[number], high[number] = min(low[number], ends[0]), max(high[number], ends[1])
+    silent = (variance < _SILENT) & np.isfinite(found)
+    moved = np.where(silent, found, 0.0)
+    none = paired_share_interval(
+        moved, np.abs(moved), np.maximum(pairs, 1.0), np.asarray(special.ndtri(tail))
+    )
+    low, high = np.where(silent, none[0], low), np.where(silent, none[1], high)
+    alone = units < FEWEST
+    return (
+        np.where(alone, np.nan, np.clip(low, -1.0, 1.0)),
+        np.where(alone, np.nan, np.clip(high, -1.0, 1.0)),
+    )
+
+
+def steadied(variance: Floats, pairs: Floats) -> Floats:
+    """(k) variances of classes, each pulled toward what its pairs would have if it disagreed as all do.
+
+    Args:
+        variance: (k) of each class's difference.
+        pairs: (k) effective pairs behind each, greater than zero.
+    """
+    apart = variance * pairs
+    usual = float(apart @ pairs / pairs.sum()) if len(pairs) else 0.0
+    return np.asarray((pairs * apart + _BELIEF * usual) / (pairs + _BELIEF) / pairs)

@@ -207,8 +207,7 @@ def _zip_names(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     if len(entries) > MOST_FILES or len(set(names)) != len(names):
         raise _refused(path, "extra_file", f"holds {len(names)} files, some twice or too many")
     for entry in entries:
-        kind = entry.external_attr >> 16
-        plain = not kind or stat.S_ISREG(kind)
+        plain = stat.S_IFMT(entry.external_attr >> 16) in {0, stat.S_IFREG}
         if entry.flag_bits & 1 or not plain or re.search(r"[\\/:]|^\.", entry.filename):
             raise _refused(path, "extra_file", "holds an entry that is no plain file")
     if SUMS not in names:
@@ -274,7 +273,7 @@ def _content(path: Path, data: bytes) -> dict[str, Any]:
 def _specification(path: Path, content: Mapping[str, Any]) -> Specification:
     given = content.get("specification")
     task = given.get("task") if isinstance(given, dict) else None
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         raise _refused(path, "unknown_task", f"has a task that is not known: {str(task)[:80]}")
     try:
         found = pydantic.TypeAdapter(Specification).validate_python(given)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from pictune.errors import RecipeError
 from pictune.exporting.runtimes import DOMAINS, INPUT
+from pictune.exporting.translations import translations
 
 if TYPE_CHECKING:
     import onnx
@@ -40,9 +41,8 @@ _INSTEAD = "pictune predict and evaluate use the run itself; to export, train an
 def make_graph(model: Model, *, dynamic_size: bool = False) -> onnx.ModelProto:
     """A model's network as ONNX, in operators of the standard alone, with its weights inside.
 
-    Its input `pixels` is uint8 (n, H, W, 3) for any n; its outputs are named as the task's `plain` names them.
-    It holds nothing of the machine it was made on, and equal models make equal graphs. The model stays as it
-    is.
+    Its input `pixels` is uint8 (n, H, W, 3) for any n; its outputs have the names of the task's `plain`. It
+    holds nothing of the machine it was made on, and equal models make equal graphs. The model stays as it is.
 
     Args:
         model: On any device.
@@ -67,7 +67,7 @@ def make_graph(model: Model, *, dynamic_size: bool = False) -> onnx.ModelProto:
                 external_data=False,
                 input_names=[INPUT],
                 output_names=list(outputs),
-                custom_translation_table=_translations(),
+                custom_translation_table=translations(),
                 verbose=False,
             )
         except OnnxExporterError as error:
@@ -133,9 +133,7 @@ def _apart() -> Iterator[None]:
     with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
         # Code of transformers that is traced keeps a note of who listens to it; nothing depends on that.
         warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
-        # What torch.export cannot trace it prints, layer by layer, before it raises the error that says why.
-        with redirect_stderr(io.StringIO()):
-            yield
+        yield
 
 
 def _traced(model: Model, *, dynamic_size: bool) -> tuple[ExportedProgram, tuple[str, ...]]:
@@ -156,19 +154,27 @@ def _traced(model: Model, *, dynamic_size: bool) -> tuple[ExportedProgram, tuple
     outputs = tuple(model.task.plain(shipped.network(pixels)))
     axes = _axes(dynamic_size=dynamic_size)
     try:
-        program = torch.export.export(shipped, (pixels,), dynamic_shapes=axes, strict=False)
+        program = _followed(shipped, pixels, axes, strict=False)
     except MISFIT as error:
         if DEPENDENT in str(error):
             raise _refused(name, "what it computes depends on what it finds in a picture") from error
         # The strict way reads the network's code instead of watching it run. It is slower and follows more:
         # the length of a tensor, otherwise a plain number at once, may differ from batch to batch.
         try:
-            program = torch.export.export(shipped, (pixels,), dynamic_shapes=axes, strict=True)
+            program = _followed(shipped, pixels, axes, strict=True)
         except MISFIT:
             raise _refused(name, _reason(error)) from error
     if any(isinstance(side, int) for side in _traced_shape(program)[: len(axes[0])]):
         raise _refused(name, f"it would hold for {TRACED} pictures of {width} x {height} pixels only")
     return program, outputs
+
+
+def _followed(shipped: nn.Module, pixels: Tensor, axes: Any, *, strict: bool) -> ExportedProgram:
+    """What torch.export makes of a network; what it cannot it prints, layer by layer, before it says why."""
+    import torch
+
+    with redirect_stderr(io.StringIO()):
+        return torch.export.export(shipped, (pixels,), dynamic_shapes=axes, strict=strict)
 
 
 def _traced_shape(program: ExportedProgram) -> tuple[Any, ...]:
@@ -177,7 +183,7 @@ def _traced_shape(program: ExportedProgram) -> tuple[Any, ...]:
     return tuple(found.meta["val"].shape)
 
 
-def _shipped(model: Model) -> Any:
+def _shipped(model: Model) -> nn.Module:
     """A copy of the network on the processor that answers with the task's `plain`, one tensor a name."""
     from torch import nn
 
@@ -204,7 +210,7 @@ def _axes(*, dynamic_size: bool) -> tuple[dict[int, Any]]:
     return ({**batch, 1: STEP * Dim("height", min=2), 2: STEP * Dim("width", min=2)},)
 
 
-def _check_size_is_free(model: Model, shipped: Any) -> None:
+def _check_size_is_free(model: Model, shipped: nn.Module) -> None:
     """Asks the network once for a larger picture.
 
     Raises:
@@ -229,19 +235,6 @@ def _check_size_is_free(model: Model, shipped: Any) -> None:
             f"{_named(model)} sees pictures of {width} x {height} pixels only: {reason}",
             instead="Export it for this one size, or train a convolutional network such as resnet18.",
         )
-
-
-def _translations() -> Mapping[Callable[..., Any], Callable[..., Any]]:
-    """What PyTorch's exporter cannot write down yet; transformers checks shapes with it."""
-    import torch
-    from onnx import TensorProto
-    from onnxscript import opset18
-
-    def all_true(values: Any) -> Any:
-        least = opset18.ReduceMin(opset18.Cast(values, to=TensorProto.INT32), keepdims=0)
-        return opset18.Cast(least, to=TensorProto.BOOL)
-
-    return {torch.ops.aten._is_all_true.default: all_true}
 
 
 def _strip(message: Any) -> None:

@@ -53,7 +53,7 @@ class Connections:
     def linger(self, connection: Evictable) -> bool:
         """Whether a connection that was refused may be heard out; it does not count as open any more."""
         self._give_up(connection)
-        if len(self._lingering) >= LINGERERS:
+        if len(self._lingering) >= min(LINGERERS, self.limits.backlog):
             return False
         self._lingering.add(connection)
         return True

@@ -136,7 +136,7 @@ class Engine:
                 413, "too_many_images", f"At most {self._capacity.queue} pictures are taken at a time."
             )
         if self.state == "draining":
-            raise Refusal(503, "draining", "The server is shutting down.", retry_after=1)
+            raise _draining()
         if self.state == "given_up":
             raise _worker_lost()
         wait = self._line.patience
@@ -272,7 +272,7 @@ class Engine:
             self._given_up(self._name)
 
     async def close(self) -> None:
-        """Takes no more questions, answers those that there are, and ends the worker; at once when cancelled."""
+        """Takes no more questions, answers all that it has, and ends the worker; at once when cancelled."""
         if self._keeper is None:
             return
         if self.state != "given_up":
@@ -282,13 +282,25 @@ class Engine:
             await self._all_answered.wait()
             grace = GRACE
         finally:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
-            if self._worker is not None:
-                await self._worker.end(grace=grace)
-            self._line.clear()
-            self._watch()
-            self._unpin()
+            ending = asyncio.create_task(self._end(self._keeper, grace))
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                if self._worker is not None:
+                    self._worker.kill()
+                await asyncio.wait({ending})
+                raise
+
+    async def _end(self, keeper: asyncio.Task[None], grace: float) -> None:
+        """Ends the worker and whoever keeps it; nothing is answered any more."""
+        keeper.cancel()
+        await asyncio.wait({keeper})
+        if self._worker is not None:
+            await self._worker.end(grace=grace)
+        for item in self._line.clear():
+            item.settle(_draining())
+        self._watch()
+        self._unpin()
 
     @property
     def _pinned_path(self) -> Path:
@@ -317,6 +329,10 @@ def _read_answer(frame: Frame, model: str) -> tuple[int, Reply | Refusal]:
     except (KeyError, TypeError, ValueError) as error:
         raise FrameError("the worker gives no proper answer") from error
     return number, refusal
+
+
+def _draining() -> Refusal:
+    return Refusal(503, "draining", "The server is shutting down.", retry_after=1)
 
 
 def _worker_lost() -> Refusal:

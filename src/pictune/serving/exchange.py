@@ -69,8 +69,8 @@ class Exchange(RequestResponseCycle):
             self.transport.write(self.conn.send(event=event))
             self.waiting_for_100_continue = False
         if not (self.disconnected or self.response_complete or self.failure):
-            if self.more_body:
-                self.flow.resume_reading()
+            # Even with the whole body there: that the client went away is heard only while reading.
+            self.flow.resume_reading()
             await self.message_event.wait()
             self.message_event.clear()
         if self.disconnected or self.response_complete:

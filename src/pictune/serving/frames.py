@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import struct
-from asyncio import IncompleteReadError, StreamReader
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader
 
 PREFIX = struct.Struct(">IQ")
 MOST_HEAD = 64 * 1024  # bytes
@@ -85,6 +87,8 @@ async def receive_frame(reader: StreamReader) -> Frame | None:
     Raises:
         FrameError: When the other side closed within a frame, or what came is none.
     """
+    from asyncio import IncompleteReadError  # workers read this file, too, and start quicker without it
+
     try:
         prefix = await reader.readexactly(PREFIX.size)
     except IncompleteReadError as error:

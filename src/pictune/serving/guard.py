@@ -67,7 +67,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
-        answer = _Answer(send, closing=self._draining())
+        answer = _Answer(send, closing=self._draining)
         scope.setdefault("state", {})["request_id"] = answer.request_id
         try:
             if refusal := self._refusal(scope["headers"]):
@@ -117,7 +117,7 @@ class Guard:
 class _Answer:
     """One answer on its way out."""
 
-    def __init__(self, send: Send, *, closing: bool) -> None:
+    def __init__(self, send: Send, *, closing: Callable[[], bool]) -> None:
         self._send, self._closing = send, closing
         self.request_id = secrets.token_hex(8)
         self.status: int | None = None
@@ -127,7 +127,7 @@ class _Answer:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = guarded(message.get("headers", []), self.request_id)
-            if self._closing:
+            if self._closing():
                 headers.append((b"connection", b"close"))
             message = {**message, "headers": headers}
         await self._send(message)

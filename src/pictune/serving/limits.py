@@ -50,7 +50,7 @@ class ServerLimits:
     linger_s: float = 2.0
     linger_bytes: int = 64 * MB
     rest_bytes: int = 256 * 1024
-    closing_s: float = 5.0
+    closing_s: float = 3.0
     connections: int = 256
     backlog: int = 128
     json_depth: int = 32
@@ -63,5 +63,6 @@ class ServerLimits:
             descriptors: How many files the process may have open (``RLIMIT_NOFILE``).
         """
         free = max(descriptors - RESERVED, 8)
+        # A backlog beyond the limit may be accepted at a time, and as many hear why they are refused.
         backlog = min(self.backlog, max(free // 4, 1))
         return replace(self, backlog=backlog, connections=min(self.connections, free - 2 * backlog))

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import uvicorn
 
+from pictune.serving.guard import Application
 from pictune.serving.limits import ServerLimits
 from pictune.serving.metrics import Metrics
 from pictune.serving.protocol import protocol_with
-
-if TYPE_CHECKING:
-    from uvicorn._types import ASGI3Application
 
 LOG = logging.getLogger("pictune.serving")
 
 
 def configured(
-    app: ASGI3Application, *, limits: ServerLimits, metrics: Metrics, host: str, port: int
+    app: Application, *, limits: ServerLimits, metrics: Metrics, host: str, port: int
 ) -> uvicorn.Config:
     """The settings of a server for an application of ours.
 

@@ -22,6 +22,7 @@ from pictune.serving.refusals import Refusal
 
 if TYPE_CHECKING:
     from pictune.exporting.exported import Exported, Looked
+    from pictune.exporting.runtimes import Arrays, Session
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,47 @@ class Job:
         return self.looked.canvas
 
 
+class Sessions:
+    """Two sessions of one network: all threads for a picture that is alone, a share of them in a crowd.
+
+    Threads that compute one call wait for one another at the end of every layer. Where there is a picture for
+    each share, shares that never wait answer more of them.
+
+    Args:
+        wide: Asks the network with all threads.
+        narrow: Asks it with a share of them; called by several threads at a time.
+        crowd: Pictures in the worker from which on the narrow one is asked.
+    """
+
+    def __init__(self, wide: Session, narrow: Session, *, crowd: int) -> None:
+        self._wide, self._narrow, self._crowd = wide, narrow, crowd
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, exported: Exported, capacity: Capacity) -> Sessions:
+        """Those that fit a capacity; the same twice where pictures are batched or nothing can be shared."""
+        if capacity.calls == 1 or capacity.max_batch > 1:
+            return cls(exported.run, exported.run, crowd=1)
+        share = -(-capacity.threads // capacity.calls)
+        narrow = type(exported).of(exported.artifact, threads=share)
+        return cls(exported.run, narrow.run, crowd=capacity.calls)
+
+    def enter(self) -> None:
+        """One more picture is in the worker."""
+        with self._lock:
+            self._inside += 1
+
+    def leave(self) -> None:
+        """One of them is answered."""
+        with self._lock:
+            self._inside -= 1
+
+    def __call__(self, canvases: NDArray[np.uint8]) -> Arrays:
+        """What the network gives; see `pictune.exporting.exported.Exported.run`."""
+        return (self._narrow if self._inside >= self._crowd else self._wide)(canvases)
+
+
 class Pipeline:
     """Decodes, asks the network and draws up answers, each at its own pace.
 
@@ -63,6 +105,7 @@ class Pipeline:
 
     def __init__(self, exported: Exported, capacity: Capacity, send: Callable[[Frame], None]) -> None:
         self._exported, self._send = exported, send
+        self._sessions = Sessions.of(exported, capacity)
         self._max_batch = capacity.max_batch
         self._asked: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._decoded: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -73,6 +116,7 @@ class Pipeline:
 
     def put(self, job: Job) -> None:
         """Takes a picture; its answer is sent when it is there."""
+        self._sessions.enter()
         self._asked.put(job)
 
     def close(self) -> None:
@@ -129,7 +173,7 @@ class Pipeline:
         began = time.perf_counter()
         try:
             canvases = jobs[0].canvas[None] if len(jobs) == 1 else np.stack([job.canvas for job in jobs])
-            arrays = self._exported.run(canvases)
+            arrays = self._sessions(canvases)
         except Exception as error:
             if len(jobs) == 1:
                 self._refuse(jobs[0], refusal_of(error))
@@ -146,7 +190,7 @@ class Pipeline:
             except Exception as error:  # whatever it is, it is this picture's own
                 self._refuse(job, refusal_of(error))
             else:
-                self._send(Frame({"kind": "row", "number": job.number, "seconds": job.seconds}, row))
+                self._tell(Frame({"kind": "row", "number": job.number, "seconds": job.seconds}, row))
 
     def _row(self, job: Job, arrays: Mapping[str, NDArray[Any]]) -> bytes:
         """The answer as JSON.
@@ -166,7 +210,11 @@ class Pipeline:
             raise NonFiniteError from None
 
     def _refuse(self, job: Job, refusal: Refusal) -> None:
-        self._send(refused_frame(job.number, refusal))
+        self._tell(refused_frame(job.number, refusal))
+
+    def _tell(self, frame: Frame) -> None:
+        self._sessions.leave()
+        self._send(frame)
 
 
 def refused_frame(number: int, refusal: Refusal) -> Frame:

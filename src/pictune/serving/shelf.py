@@ -160,17 +160,34 @@ class Shelf:
             place.starting = None
 
     async def close(self) -> None:
-        """Takes no more questions, answers those that there are, and ends all workers."""
+        """Takes no more questions, answers all that it has, and ends its workers; at once when cancelled."""
         self._closing = True
-        await asyncio.gather(*(self._close(place) for place in self._places.values()))
+        tasks = {asyncio.create_task(self._close(place)) for place in self._places.values()}
+        try:
+            await asyncio.wait(tasks)
+        except asyncio.CancelledError:
+            # By now each has begun: one that is cancelled before that would end no worker.
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            raise
+        for task in tasks:
+            task.result()
 
     async def _close(self, place: Place) -> None:
         if place.starting is not None:
             place.starting.cancel()
         async with place.swapping:  # a swap that was just done is finished by its own task first
-            await place.engine.close()
-            if place.retiring is not None:
-                await place.retiring
+            old = () if place.retiring is None else (place.retiring,)
+            try:
+                await place.engine.close()
+                for task in old:
+                    await asyncio.wait({task})
+            except asyncio.CancelledError:
+                for task in old:
+                    task.cancel()
+                    await asyncio.wait({task})
+                raise
 
     def _check_open(self) -> None:
         if self._closing:

@@ -103,8 +103,13 @@ class Worker:
             raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, reader, writer)
+        try:
+            return cls(process, *await asyncio.open_unix_connection(sock=ours))
+        except BaseException:
+            ours.close()
+            process.kill()
+            await process.wait()
+            raise
 
     async def _introduction(self, limit: float) -> Mapping[str, Any]:
         try:

@@ -122,12 +122,11 @@ def _private_text(path: Path) -> str:
         InputError: When it is anything else.
     """
     try:
-        # Should it be a pipe, opening must not wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        stream = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 - closed below
     except OSError as error:
         raise InputError(f"the tokens {path} cannot be read: {error.strerror}", instead=_INSTEAD) from error
-    with os.fdopen(descriptor, "rb", buffering=0) as stream:
-        state = os.fstat(descriptor)
+    with stream:
+        state = os.fstat(stream.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise InputError(f"{path} is no regular file", instead=_INSTEAD)
         if state.st_mode & 0o077:
@@ -140,3 +139,8 @@ def _private_text(path: Path) -> str:
     if len(data) > MOST_BYTES:
         raise InputError(f"{path} is no file of tokens: it has over {MOST_BYTES} bytes", instead=_INSTEAD)
     return data.decode("ascii", errors="replace")
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens; should it be a pipe, that must not wait for its writer."""
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -89,7 +89,7 @@ def judge(
         [sample.key for sample in samples],
         said,
         [sample.annotation for sample in samples],
-        _groups([sample.group for sample in samples]),
+        group_numbers([sample.group for sample in samples]),
     )
     measurement = measure(table, resamples=evaluation.resamples, confidence=evaluation.confidence, seed=seed)
     measured = measurement.to_json()
@@ -232,7 +232,7 @@ def _check_classes(samples: Sequence[Any], model: Model) -> None:
         )
 
 
-def _groups(names: Sequence[str | None]) -> NDArray[np.int64] | None:
+def group_numbers(names: Sequence[str | None]) -> NDArray[np.int64] | None:
     """A number for each group; a picture without one is a group of its own. None when there are no groups."""
     if all(name is None for name in names):
         return None

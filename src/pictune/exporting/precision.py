@@ -1,0 +1,155 @@
+"""A graph in half precision, or in OpenVINO's own form. Nothing here needs PyTorch."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from pictune.errors import RecipeError
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST = 65504.0  # what half precision can hold
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# Sums over many values, and functions whose small differences become large ones.
+SENSITIVE = (
+    *("Softmax", "LogSoftmax", "LayerNormalization", "InstanceNormalization", "GroupNormalization"),
+    *("ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "Exp", "Log", "Pow", "Sqrt", "Reciprocal"),
+    *("Range", "CumSum"),
+)
+_TELEMETRY = "openvino_telemetry"
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """The parts of a graph, by the names of their nodes; a layer is a convolution or linear, with weights.
+
+    Args:
+        layers: All layers, in order.
+        last: Layers that no other layer comes after.
+        ends: What stands before the first layers, such as the pixels' normalisation, and behind the last.
+    """
+
+    layers: tuple[str, ...]
+    last: frozenset[str]
+    ends: frozenset[str]
+
+
+def anatomy(graph: onnx.ModelProto) -> Anatomy:
+    """The parts of a graph whose nodes stand in order, as the standard wants them."""
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    layers = [
+        n for n in graph.graph.node if n.op_type in LAYERS and len(n.input) > 1 and n.input[1] in weights
+    ]
+    names = {node.name for node in layers}
+    after, before = set(), set()  # tensors that come from a layer, and those that go into one
+    ends, last = set(), set()
+    for node in graph.graph.node:
+        if node.name in names or after & set(node.input):
+            after |= set(node.output)
+        else:
+            ends.add(node.name)
+    for node in reversed(graph.graph.node):
+        goes = bool(before & set(node.output))
+        if node.name in names or goes:
+            before |= set(node.input)
+        if not goes:
+            (last if node.name in names else ends).add(node.name)
+    return Anatomy(tuple(node.name for node in layers), frozenset(last), frozenset(ends))
+
+
+def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A graph with weights and sums in half precision; what goes in and comes out stays as it is.
+
+    The pixels' normalisation, the last layers, everything behind them, and operators that would lose much
+    stay in float32. Where a processor has no arithmetic in half precision, onnxruntime computes in float32.
+
+    Args:
+        graph: Stays as it is.
+
+    Raises:
+        RecipeError: When a weight is larger than half precision can hold.
+    """
+    import numpy as np
+    from onnx import TensorProto, numpy_helper
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    parts = anatomy(graph)
+    for tensor in graph.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor)
+            if values.size and not float(np.abs(values).max()) <= LARGEST:
+                raise RecipeError(
+                    f"fp16 cannot hold the network: {tensor.name} has values beyond {LARGEST:.0f}",
+                    instead="Export it in fp32.",
+                )
+    with warnings.catch_warnings():
+        # Weights too small for half precision become the least number that it can hold.
+        warnings.filterwarnings("ignore", "the float32 number .* will be truncated to", UserWarning)
+        half: onnx.ModelProto = convert_float_to_float16(
+            graph,
+            keep_io_types=True,
+            op_block_list=[*DEFAULT_OP_BLOCK_LIST, *SENSITIVE],
+            node_block_list=sorted(parts.ends | parts.last),
+        )
+    return half
+
+
+def to_openvino(graph: onnx.ModelProto) -> dict[str, bytes]:
+    """A graph as OpenVINO keeps it: ``model.xml`` and ``model.bin``, numbers as they are.
+
+    Raises:
+        RecipeError: When OpenVINO is not installed, or cannot read the graph.
+    """
+    try:
+        openvino = import_openvino()
+    except ImportError as error:
+        raise RecipeError(
+            f"the format openvino needs the package openvino: {error}",
+            instead="pip install 'pictune[openvino]'",
+        ) from None
+    with tempfile.TemporaryDirectory(prefix="pictune-openvino-") as folder:
+        network, weights = Path(folder, "model.xml"), Path(folder, "model.bin")
+        try:
+            openvino.serialize(openvino.Core().read_model(graph.SerializeToString()), network, weights)
+        except (RuntimeError, ValueError, TypeError) as error:
+            line = (str(error).splitlines() or [""])[-1][:200]
+            raise RecipeError(
+                f"OpenVINO cannot read this network: {line}", instead="Export it with --format onnx."
+            ) from error
+        return {path.name: path.read_bytes() for path in (network, weights)}
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO, without the word that it sends to its makers whenever it is imported.
+
+    Raises:
+        ImportError: When it is not installed.
+    """
+    with _unreachable(_TELEMETRY):
+        import openvino
+
+    found: ModuleType = openvino
+    return found
+
+
+@contextmanager
+def _unreachable(package: str) -> Iterator[None]:
+    """A package that cannot be imported meanwhile; OpenVINO then takes a stand-in that sends nothing."""
+    held = {name: module for name, module in sys.modules.items() if name.split(".")[0] == package}
+    for name in held:
+        del sys.modules[name]
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
+        sys.modules.update(held)

@@ -1,0 +1,241 @@
+"""`export`: a run's model as a file that answers without PyTorch, judged before it exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pictune.errors import ArtifactError, RecipeError
+from pictune.exporting.artifact import SUFFIX, Artifact, write_artifact
+from pictune.exporting.formats import FORMATS
+from pictune.exporting.gate import Verdict
+from pictune.exporting.graph import make_graph, open_torch_program, to_torch_program
+from pictune.exporting.precision import to_half, to_openvino
+from pictune.exporting.quantising import quantise, sensitive_layers
+from pictune.recipe_text import load_yaml
+from pictune.recipes import Recipe, read_recipe
+from pictune.run import Run, weights_sum
+from pictune.tasks.model import Model
+from pictune.tasks.specification import Specification
+from pictune.verbs import reading
+from pictune.verbs.export_trial import Candidate, Trial, decoding_of
+from pictune.verbs.judging import versions
+from pictune.verbs.model_card import model_card
+from pictune.verbs.opening import Opened, open_run
+from pictune.verbs.tables import TABLES
+
+if TYPE_CHECKING:
+    import onnx
+
+PRECISIONS = ("fp32", "fp16", "int8")
+CALIBRATED = 256  # training pictures from which the ranges of int8 are read
+KEPT = (0, 1, 2, 4, 8, 16)  # layers kept in float, one try after the other, until the gate lets int8 pass
+
+
+@dataclass(frozen=True)
+class Export:
+    """An exported model.
+
+    Args:
+        path: Where it is.
+        id: Which model it is, 16 hexadecimal digits.
+        verdict: What the gate found.
+        kept: Layers that stayed in float because the gate would not let them pass in int8.
+    """
+
+    path: Path
+    id: str
+    verdict: Verdict
+    kept: tuple[str, ...] = ()
+
+    def rows(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"id": self.id, "kept_in_float": list(self.kept), "gate": self.verdict.to_json()}
+
+    def summary(self) -> str:
+        """What the gate found, and where the model is."""
+        kept = [f"  kept in float: {', '.join(self.kept)}"] if self.kept else []
+        return "\n".join([self.verdict.summary(), *kept, "", f"  exported: {self.path}"])
+
+
+def export(
+    run: Run | Path | str,
+    *,
+    out: Path | str | None = None,
+    format: str = "onnx",
+    precision: str = "fp32",
+    dynamic_size: bool = False,
+    accept_loss: bool = False,
+    progress: reading.Progress | None = None,
+) -> Export:
+    """Writes a run's model as an artifact, if it answers the validation pictures as the run's model does.
+
+    Args:
+        run: A run or its folder.
+        out: A file that ends in ``.pictune``, or a new folder; ``exports/<run>.pictune`` when None, with the
+            precision and the format in its name where they are not the usual ones.
+        format: ``onnx``, ``openvino`` or ``torch``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
+        dynamic_size: Whether the network takes other sizes than that of its canvas, for other programs;
+            pictune itself always shows it the canvas that it was judged with.
+        accept_loss: Write it even if the gate refuses it; its card says so.
+        progress: Called with how many pictures are opened, and how many there are.
+
+    Raises:
+        RunError: When the run has no model.
+        DataError: When the run's pictures are gone or were changed: the gate needs them.
+        RecipeError: When the network cannot be exported so, or a wish contradicts another.
+        ArtifactError: ``refused`` when the gate does not let it pass.
+    """
+    run = run if isinstance(run, Run) else Run(run)
+    _check(format, precision)
+    target = Path(out) if out is not None else _usual(run, format, precision)
+    model = Model.load(run.model)
+    recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
+    graph = None if format == "torch" else make_graph(model, dynamic_size=dynamic_size)
+    opened = open_run(run, recipe, side=model.specification.side, progress=progress)
+    pictures = Trial(model, opened, recipe)
+    best: Candidate | None = None
+    for candidate in _candidates(model, graph, pictures, format, precision, dynamic_size):
+        best = candidate if best is None or candidate.verdict.passed else best
+        if candidate.verdict.passed:
+            break
+    assert best is not None, "there is one candidate at least"
+    if not best.verdict.passed and not accept_loss:
+        raise ArtifactError(
+            f"{target.name} was not written: the gate refused it",
+            code="refused",
+            causes=best.verdict.reasons,
+            instead="Another precision may pass; --accept-loss writes it all the same, and its card says so.",
+        )
+    verdict = replace(best.verdict, overruled=not best.verdict.passed)
+    facts = _facts(run, model, recipe, pictures.opened, verdict, best.kept, dynamic_size=dynamic_size)
+    _write(target, best, facts, format, precision)
+    return Export(target, Artifact.open(target).id, verdict, best.kept)
+
+
+def _check(format_name: str, precision: str) -> None:
+    causes = []
+    if format_name not in FORMATS:
+        causes.append(f"the format {format_name} is not known; there are {', '.join(FORMATS)}")
+    if precision not in PRECISIONS:
+        causes.append(f"the precision {precision} is not known; there are {', '.join(PRECISIONS)}")
+    if format_name == "torch" and precision != "fp32":
+        causes.append(f"the format torch is written in fp32 only, not in {precision}")
+    if causes:
+        raise RecipeError("nothing can be exported so", causes=causes)
+
+
+def _usual(run: Run, format_name: str, precision: str) -> Path:
+    parts = [run.name, *([precision] if precision != "fp32" else [])]
+    parts += [format_name] if format_name != "onnx" else []
+    return Path("exports") / f"{'-'.join(parts)}{SUFFIX}"
+
+
+def _candidates(
+    model: Model,
+    graph: onnx.ModelProto | None,
+    pictures: Trial,
+    format_name: str,
+    precision: str,
+    dynamic_size: bool,  # noqa: FBT001 - handed through
+) -> Iterator[Candidate]:
+    """What may be shipped, one try after the other; only int8 has several."""
+    judged = pictures.judge
+    if graph is None:
+        program = to_torch_program(model, dynamic_size=dynamic_size)
+        session = open_torch_program(program, tuple(model.task.exported))
+        yield judged({"model.pt2": program}, format_name, precision, session=session)
+        return
+    if precision != "int8":
+        made = graph if precision == "fp32" else to_half(graph)
+        yield judged(_files(made, format_name), format_name, precision)
+        return
+    canvases = pictures.canvases("train", CALIBRATED)
+    kept: tuple[str, ...] = ()
+    ranked: list[str] | None = None
+    for count in KEPT:
+        if count:
+            if ranked is None:
+                ranked = sensitive_layers(graph, quantise(graph, canvases), canvases[:64])
+            if len(kept) >= len(ranked):
+                return  # all of it would be float
+            kept = tuple(ranked[:count])
+        made = quantise(graph, canvases, kept=kept)
+        yield replace(judged(_files(made, format_name), format_name, precision), kept=kept)
+
+
+def _files(graph: onnx.ModelProto, format_name: str) -> dict[str, bytes]:
+    return {"model.onnx": graph.SerializeToString()} if format_name == "onnx" else to_openvino(graph)
+
+
+def _facts(
+    run: Run,
+    model: Model,
+    recipe: Recipe,
+    opened: Opened,
+    verdict: Verdict,
+    kept: Sequence[str],
+    *,
+    dynamic_size: bool,
+) -> dict[str, Any]:
+    """What model.json tells besides the specification."""
+    spec = model.specification
+    return {
+        "run": run.name,
+        "made_with": exporting_versions(),
+        "decoding": decoding_of(recipe),
+        "dynamic_size": dynamic_size,
+        "outputs": list(model.task.exported),
+        "calibration": None,  # confidences leave the network as they are
+        "kept_in_float": list(kept),
+        "weights": {"origin": spec.origin, "licence": spec.licence, "sha256": weights_sum(run)},
+        "data": {
+            "fingerprint": opened.kept["fingerprint"],
+            "images": {name: len(keys) for name, keys in opened.kept["splits"].items()},
+        },
+        "metrics": _metrics(run),
+        "gate": verdict.to_json(),
+    }
+
+
+def exporting_versions() -> dict[str, str]:
+    """Which software made an artifact."""
+    from importlib.metadata import version
+
+    return {**versions(), **{name: version(name) for name in ("onnx", "onnxruntime", "onnxscript")}}
+
+
+def _metrics(run: Run) -> dict[str, Any]:
+    """The numbers of the report that training ended with, with their intervals."""
+    from pictune.evaluation.reporting import Report
+
+    name = str(run.read("status.json").get("report", "test"))
+    if not (run.path / "reports" / name / "report.json").is_file():
+        return {}
+    content = Report.open(run.path / "reports" / name).content
+    return {
+        "split": content["split"],
+        "images": content["n"],
+        "confidence": content["confidence"],
+        "values": dict(content["metrics"]),
+        "per_class": list(content["per_class"]),
+    }
+
+
+def _write(
+    target: Path, candidate: Candidate, facts: Mapping[str, Any], format_name: str, precision: str
+) -> None:
+    spec: Specification = candidate.exported.specification
+    write_artifact(
+        target,
+        specification=spec,
+        format_name=format_name,
+        precision=precision,
+        files=candidate.files,
+        reference=candidate.exported.make_reference().to_bytes(),
+        card=model_card(target.stem, spec, facts, format_name=format_name, precision=precision),
+        facts=facts,
+    )
