@@ -208,7 +208,10 @@ def averaged(variance: Floats, pairs: Floats, mean_variance: float) -> Averaged:
     """
     alone, count = float(variance.sum()), len(pairs)
     shared = mean_variance * count**2 / alone if alone > 0 else 1.0
-    return Averaged(float(steadied(variance, pairs).sum()) / count**2 * max(shared, 0.1), count**2 / float((1 / pairs).sum()))
+    return Averaged(
+        float(steadied(variance, pairs).sum()) / count**2 * max(shared, 0.1),
+        count**2 / float((1 / pairs).sum()),
+    )
 
 
 @dataclass(frozen=True, eq=False)

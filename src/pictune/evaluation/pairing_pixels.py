@@ -9,8 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pictune.evaluation.intervals import Clusters
-from pictune.evaluation.pairing_intervals import FEWEST, ONE_UNIT, Difference, Differences
-from pictune.evaluation.pairing_intervals import Draws, averaged, drawn_intervals, steadied
+from pictune.evaluation.pairing_intervals import (
+    FEWEST,
+    ONE_UNIT,
+    Difference,
+    Differences,
+    Draws,
+    averaged,
+    drawn_intervals,
+    steadied,
+)
 from pictune.evaluation.pixel_numbers import ABSENT
 from pictune.tasks.average_precision import class_mean
 from pictune.tasks.table import PixelTable
@@ -40,7 +48,7 @@ def pair_pixels(
     had, has = (_numbers(np.tensordot(weights, sums, axes=1)) for sums in held)
     shown, whole = held[0][..., 1] > 0, held[0][..., 1].sum(axis=1)
     kind = "group" if clusters.grouped else "image"
-    classes = _Classes(weights, shown.sum(axis=0).astype(float), confidence, kind)
+    classes = DrawnClasses(weights, shown.sum(axis=0).astype(float), confidence, kind)
     overall = [classes.average(name, had[name], has[name]) for name in AVERAGES]
     pairs = np.array([whole.sum() ** 2 / max(np.square(whole).sum(), 1.0)])
     units = np.array([float((whole > 0).sum())])
@@ -50,7 +58,7 @@ def pair_pixels(
     return Differences(overall, [[row] for row in rows], (first.true > 0).sum(axis=0).tolist())
 
 
-class _Classes:
+class DrawnClasses:
     """Makes differences of numbers that were drawn.
 
     Args:
