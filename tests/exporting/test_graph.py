@@ -1,9 +1,10 @@
-"""Graphs answer as the networks they were made of, hold nothing of the machine, and leave the model as it was."""
+"""Graphs answer as the networks they were made of, hold nothing of the machine, and leave the model alone."""
 
 from __future__ import annotations
 
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -193,8 +194,6 @@ def test_nothing_is_printed_and_later_warnings_are_still_heard(capfd):
     make_graph(built("classification", "cnn", size=32))
     assert capfd.readouterr() == ("", "")
     with pytest.warns(UserWarning, match="still heard"):
-        import warnings
-
         warnings.warn("still heard", UserWarning, stacklevel=1)
 
 

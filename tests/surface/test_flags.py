@@ -30,7 +30,11 @@ FLAGS = {
         *["--allow-leaks", "--runs", "--name", "--new", "--json"],
     ],
     "evaluate": ["RUN", "--split", "--data", "--json"],
-    "predict": ["RUN", "PICTURES", "--save", "--json"],
+    "predict": ["RUN", "PICTURES", "--save", "--csv", "--json"],
+    "export": [
+        *["RUN", "--out", "--format", "--int8", "--fp16", "--dynamic-size", "--accept-loss", "--json"],
+    ],
+    "serve": ["MODELS", "--host", "--port", "--tokens", "--allow-host", "--threads", "--batch"],
     "convert": ["DATA", "OUT", "--to", "--set", "--json"],
     "recipe": ["FILE", "--set"],
     "layers": ["MODEL", "--freeze", "--fine", "--json"],

@@ -177,8 +177,12 @@ class _ClassPairing:
         apart = compared.variance * compared.pairs + np.square(moved)
         quantile = self.clusters.quantile(self.confidence, units=compared.units)
         low, high = paired_share_interval(moved, apart, compared.pairs, quantile)
-        rows = zip(names, compared.first, compared.second, low, high, reasons, strict=True)
-        return [Difference.of(*row, step) for row in rows]
+        columns = (part.tolist() for part in (compared.first, compared.second, low, high))
+        rows = zip(names, *columns, reasons, strict=True)
+        return [
+            Difference.of(name, had, has, below, above, reason, step)
+            for name, had, has, below, above, reason in rows
+        ]
 
 
 def pair_classes(

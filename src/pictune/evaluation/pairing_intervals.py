@@ -9,8 +9,8 @@ none of n reaches to about 3.84 / n on either side, and which for many is the us
 Whatever is no plain share of images gets the number of pairs, and the share of them that disagree, that would
 scatter as much: the idea of effective trials (`pictune.evaluation.intervals`), for two models.
 
-Where a difference has no formula, images are drawn anew, the same ones for both models. What is drawn tells too
-little when a few images make all of the difference: the next set may hold none of them, or twice as many.
+Where a difference has no formula, images are drawn anew, the same ones for both models. What is drawn tells
+too little when a few images make all of the difference: the next set may hold none of them, or twice as many.
 `drawn_intervals` reads off the draws how few they are, and widens the interval by that.
 
 Shapes: b differences side by side, g clusters of images (each image one when there are no groups), r draws.

@@ -1,9 +1,9 @@
 """The gate: an exported model is shipped only if it answers as the model it was made of.
 
 Three things are compared, because each alone can be fooled. The *metric* tells what users lose, but hides two
-mistakes that cancel, and moves little where a model is robust against what the export got wrong. The *agreement* of
-answers tells that. How far the *outputs* are apart tells of a wrong mean or a swapped channel even where no answer
-changes yet.
+mistakes that cancel, and moves little where a model is robust against what the export got wrong. The
+*agreement* of answers tells that. How far the *outputs* are apart tells of a wrong mean or a swapped channel
+even where no answer changes yet.
 
 Shapes: n images.
 """
@@ -45,9 +45,9 @@ class Tolerance:
     typical: float
 
 
-#: In float32 only the order of additions differs, about 1e-6 of an output. Halves keep 11 bits, and their errors
-#: add up to some thousandths. With 8 bits single images may change a lot, the typical one hardly; a swapped
-#: channel or a wrong scale moves the typical image by far more.
+#: In float32 only the order of additions differs, about 1e-6 of an output. Halves keep 11 bits, and their
+#: errors add up to some thousandths. With 8 bits single images may change a lot, the typical one hardly; a
+#: swapped channel or a wrong scale moves the typical image by far more.
 TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
     {
         "fp32": Tolerance(metric=0.001, per_class=0.01, agreement=0.995, largest=1e-3, typical=1e-4),
@@ -185,7 +185,8 @@ def judge_export(
         }
         for i in order
     )
-    remarks = tuple(_remarks(compared.main, tolerance)) if not reasons else ()
+    unequal = same < 1 and not reasons  # where every answer is the same there is nothing to fear
+    remarks = tuple(_remarks(compared.main, tolerance)) if unequal else ()
     return Verdict(
         precision, tuple(reasons), remarks, compared, largest, typical, same, worst, seconds, sizes
     )

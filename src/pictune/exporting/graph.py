@@ -59,14 +59,14 @@ def make_graph(model: Model, *, dynamic_size: bool = False) -> onnx.ModelProto:
     if sum(tensor.numel() * tensor.element_size() for tensor in parts) > MOST_BYTES:
         raise _refused(name, "it has more weights than the 2 GB that fit into one file")
     with _apart():
-        program, outputs = _traced(model, dynamic_size=dynamic_size)
+        program = _traced(model, dynamic_size=dynamic_size)
         try:
             made = torch.onnx.export(
                 program,
                 dynamo=True,
                 external_data=False,
                 input_names=[INPUT],
-                output_names=list(outputs),
+                output_names=list(model.task.exported),
                 custom_translation_table=translations(),
                 verbose=False,
             )
@@ -95,7 +95,7 @@ def to_torch_program(model: Model, *, dynamic_size: bool = False) -> bytes:
     import torch
 
     with _apart():
-        program, _ = _traced(model, dynamic_size=dynamic_size)
+        program = _traced(model, dynamic_size=dynamic_size)
         stream = io.BytesIO()
         torch.export.save(program, stream)
     return stream.getvalue()
@@ -136,8 +136,8 @@ def _apart() -> Iterator[None]:
         yield
 
 
-def _traced(model: Model, *, dynamic_size: bool) -> tuple[ExportedProgram, tuple[str, ...]]:
-    """The network with the task's `plain`, traced, and the names of what it gives."""
+def _traced(model: Model, *, dynamic_size: bool) -> ExportedProgram:
+    """The network with the task's `plain`, traced."""
     import torch
 
     from pictune.models.blueprint import MISFIT
@@ -151,7 +151,6 @@ def _traced(model: Model, *, dynamic_size: bool) -> tuple[ExportedProgram, tuple
         height, width = (STEP * max(-(-side // STEP), LEAST) for side in (height, width))
         width += STEP if width == height else 0
     pixels = torch.zeros((TRACED, height, width, 3), dtype=torch.uint8)
-    outputs = tuple(model.task.plain(shipped.network(pixels)))
     axes = _axes(dynamic_size=dynamic_size)
     try:
         program = _followed(shipped, pixels, axes, strict=False)
@@ -166,7 +165,7 @@ def _traced(model: Model, *, dynamic_size: bool) -> tuple[ExportedProgram, tuple
             raise _refused(name, _reason(error)) from error
     if any(isinstance(side, int) for side in _traced_shape(program)[: len(axes[0])]):
         raise _refused(name, f"it would hold for {TRACED} pictures of {width} x {height} pixels only")
-    return program, outputs
+    return program
 
 
 def _followed(shipped: nn.Module, pixels: Tensor, axes: Any, *, strict: bool) -> ExportedProgram:
@@ -195,7 +194,8 @@ def _shipped(model: Model) -> nn.Module:
             self.network = network
 
         def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-            return tuple(task.plain(self.network(pixels)).values())
+            said = task.plain(self.network(pixels))
+            return tuple(said[name] for name in task.exported)
 
     return Shipped(copy.deepcopy(model.network).to("cpu")).eval()
 

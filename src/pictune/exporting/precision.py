@@ -50,8 +50,10 @@ def anatomy(graph: onnx.ModelProto) -> Anatomy:
         n for n in graph.graph.node if n.op_type in LAYERS and len(n.input) > 1 and n.input[1] in weights
     ]
     names = {node.name for node in layers}
-    after, before = set(), set()  # tensors that come from a layer, and those that go into one
-    ends, last = set(), set()
+    after: set[str] = set()  # tensors that come from a layer
+    before: set[str] = set()  # tensors that go into one
+    ends: set[str] = set()
+    last: set[str] = set()
     for node in graph.graph.node:
         if node.name in names or after & set(node.input):
             after |= set(node.output)

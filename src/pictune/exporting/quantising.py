@@ -31,7 +31,7 @@ AT_ONCE = 4  # canvases that go through the network together while ranges are re
 LAYERS = ("Conv", "Gemm", "MatMul")
 # What hands whole numbers on from layer to layer; among float neighbours a layer pays for its borders twice.
 BETWEEN = ("Add", "Mul", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Resize")
-# Networks with this between their layers carry sums of all layers so far past it; those need more than 256 values.
+# Networks with this between their layers carry sums of all layers past it, which need more than 256 values.
 FLOAT_BETWEEN = frozenset({"LayerNormalization"})
 PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")  # what onnxruntime wants to find, or it complains
 
@@ -41,8 +41,8 @@ Canvases = Sequence[NDArray[np.uint8]]
 def quantise(graph: onnx.ModelProto, canvases: Canvases, *, kept: Sequence[str] = ()) -> onnx.ModelProto:
     """A graph that computes its layers in eight bits.
 
-    The pixels' normalisation, the last layers and all that stands behind them stay in float, as do products of
-    two things that were both computed, as in attention. Activations are unsigned; weights keep to seven of
+    The pixels' normalisation, the last layers and all that stands behind them stay in float, as do products
+    of two things that were both computed, as in attention. Activations are unsigned; weights keep to seven of
     their eight bits, so that pairs of products never overflow sixteen bits on processors that add them up so.
 
     Args:
@@ -198,7 +198,8 @@ def _alone(graph: onnx.ModelProto, quantised: onnx.ModelProto, layer: str) -> on
     stored = {tensor.name: tensor for tensor in quantised.graph.initializer}
     rounding: list[onnx.NodeProto] = []
     constants: dict[str, onnx.TensorProto] = {}
-    waiting = list(twin.input)
+    inputs = [*twin.input[:2], *node.input[2:]]  # a bias has 32 bits: it loses nothing
+    waiting = inputs[:2]
     while waiting:
         name = waiting.pop()
         maker = makers.get(name)
@@ -208,9 +209,12 @@ def _alone(graph: onnx.ModelProto, quantised: onnx.ModelProto, layer: str) -> on
             rounding.insert(0, maker)
             waiting += maker.input
     del node.input[:]
-    node.input.extend(twin.input)
-    known = {tensor.name for tensor in graph.graph.initializer}
-    made.graph.initializer.extend(tensor for name, tensor in constants.items() if name not in known)
+    node.input.extend(inputs)
+    # A rounded bias has the name of the bias itself.
+    rounded = {name for maker in rounding for name in maker.output}
+    tensors = [tensor for tensor in graph.graph.initializer if tensor.name not in rounded | set(constants)]
+    del made.graph.initializer[:]
+    made.graph.initializer.extend([*tensors, *constants.values()])
     nodes = [*made.graph.node[:place], *rounding, *made.graph.node[place:]]
     del made.graph.node[:]
     made.graph.node.extend(nodes)
@@ -254,7 +258,7 @@ def _failures_told() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps advice of onnxruntime's out of the log; it speaks through the root logger and would set that up."""
+    """Keeps onnxruntime's advice out of the log; it speaks through the root logger and would set that up."""
     root, silent = logging.getLogger(), logging.NullHandler()
 
     def foreign(record: logging.LogRecord) -> bool:

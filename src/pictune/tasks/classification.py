@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pictune.data.sample import Annotation, Labels, Sample
 from pictune.data.truths import ClassTruths
 from pictune.tasks.table import ClassTable, Table
-from pictune.tasks.task import Prediction, Task, Tensors
+from pictune.tasks.task import TEMPERATURE, Prediction, Task, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -126,8 +126,23 @@ class Classification(Task):
         ]
 
     def apart(self, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """(n) the largest difference of a confidence."""
-        return np.asarray(np.abs(first["confidences"] - second["confidences"]).max(1))
+        """(n) the largest difference of a confidence, as it is or softened.
+
+        A network that is always sure shows nothing of what an export got wrong until answers change; its
+        softened confidences do (the temperature of Hinton et al. 2015, arXiv 1503.02531).
+        """
+        one, other = first["confidences"], second["confidences"]
+        plain, soft = np.abs(one - other), np.abs(self._softened(one) - self._softened(other))
+        return np.asarray(np.maximum(plain, soft).max(1))
+
+    def _softened(self, confidences: NDArray[Any]) -> NDArray[np.float64]:
+        """(n, k) as they would be at `TEMPERATURE`."""
+        known = np.clip(confidences.astype(np.float64), 1e-30, 1.0)
+        if self.multilabel:
+            rest = np.clip(1 - known, 1e-7, 1.0)  # float32 knows no confidence between this and one
+            return np.asarray(1 / (1 + (rest / known) ** (1 / TEMPERATURE)))
+        raised = known ** (1 / TEMPERATURE)
+        return np.asarray(raised / raised.sum(1, keepdims=True))
 
     def agreement(self, first: NDArray[Any], second: NDArray[Any]) -> float:
         """1 where the same classes are answered, otherwise 0."""

@@ -18,7 +18,7 @@ from pictune.data.sample import Annotation, ClassMap, Mask, Sample
 from pictune.data.truths import MaskTruths
 from pictune.tasks.drawing import beside, class_colours, draw_map, with_legend
 from pictune.tasks.table import PixelTable, Table
-from pictune.tasks.task import Placed, Prediction, Task, Tensors
+from pictune.tasks.task import TEMPERATURE, Placed, Prediction, Task, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -93,9 +93,17 @@ class Segmentation(Task):
         return found
 
     def apart(self, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """(n) the largest difference of a class's confidence at a pixel, averaged over the pixels."""
+        """(n) the largest difference of a class's confidence at a pixel, averaged over the pixels.
+
+        Confidences are compared as they are and softened, since sure ones hide what changed.
+        """
         pairs = zip(first["logits"], second["logits"], strict=True)
-        return np.array([float(np.abs(_shares(a) - _shares(b)).max(0).mean()) for a, b in pairs])
+        return np.array(
+            [
+                max(float(np.abs(_shares(a / t) - _shares(b / t)).max(0).mean()) for t in (1.0, TEMPERATURE))
+                for a, b in pairs
+            ]
+        )
 
     def agreement(self, first: NDArray[Any], second: NDArray[Any]) -> float:
         """The share of pixels that have the same class."""

@@ -48,7 +48,7 @@ def model_card(
         "```",
         "",
         "Pixels go in as they are decoded; normalisation lies inside the network. Confidences are not",
-        "calibrated. All of this holds for pictures like those it was trained on; of others nothing is known.",
+        "calibrated. All of this holds for pictures like those it was trained on, and for no others.",
         "",
         "## Made with",
         "",
