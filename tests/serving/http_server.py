@@ -25,6 +25,7 @@ from pictune.errors import DataError
 from pictune.serving.app import create_app
 from pictune.serving.limits import ServerLimits
 from pictune.serving.listening import configured, log_loop_trouble
+from pictune.serving.memory import give_back_large_blocks
 from pictune.serving.metrics import Metrics
 from pictune.serving.refusals import Refusal
 from pictune.serving.tokens import Tokens
@@ -230,6 +231,7 @@ async def main() -> None:
     settings = json.loads(sys.argv[1])
     if "descriptors" in settings:
         resource.setrlimit(resource.RLIMIT_NOFILE, (settings["descriptors"],) * 2)
+    give_back_large_blocks()
     limits = ServerLimits(**settings.get("limits", {}))
     limits = limits.fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     asyncio.get_running_loop().set_exception_handler(log_loop_trouble)

@@ -38,6 +38,28 @@ def process() -> Iterator[subprocess.Popen[str]]:
     assert "Traceback" not in said
 
 
+FREED = """
+import ctypes, sys
+from pathlib import Path
+from pictune.serving.memory import give_back_large_blocks
+
+given_back = give_back_large_blocks() if sys.argv[1] == "yes" else None
+bytes(30 * 2**20)  # freed at once; glibc takes it as a hint that such blocks are worth keeping
+large, after = bytearray(20 * 2**20), [bytearray(100_000) for _ in range(50)]
+before = int(Path("/proc/self/statm").read_text().split()[1])
+del large
+print(given_back, (before - int(Path("/proc/self/statm").read_text().split()[1])) * 4096)
+"""
+
+
+@pytest.mark.parametrize("asked", ["yes", "no"])
+def test_large_blocks_go_back_to_the_system(asked: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FREED, asked], capture_output=True, text=True, check=True)
+    given_back, size = done.stdout.split()
+    if given_back != "False":  # the C library knows the setting, or was not asked
+        assert (int(size) > 19 * 2**20) == (asked == "yes")
+
+
 def memory(process: subprocess.Popen[str]) -> int:
     """Bytes that the process has in memory."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()

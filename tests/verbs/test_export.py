@@ -189,8 +189,9 @@ class TestBroken:
             node.input[:] = ["swapped" if name == "pixels" else name for name in node.input]
         graph.graph.node.insert(0, swap)
         graph.graph.initializer.append(numpy_helper.from_array(np.array([2, 1, 0], np.int64), "order"))
+        # These shapes are known by their outlines, so that a network hardly minds; the gate does.
         assert not judged(trial, graph).passed
-        assert not judged(trial, graph, "int8").passed
+        assert not judged(trial, graph, "fp16").passed
 
     @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
     def test_a_wrong_mean(self, learnt: Run, precision: str) -> None:
@@ -204,8 +205,7 @@ class TestBroken:
         trial = trial_of(learnt)
         graph = quantise(make_graph(trial.model), trial.canvases("train", 32))
         sound = judged(trial, graph, "int8")
-        assert sound.typical is not None
-        assert sound.typical < 0.05
+        assert sound.passed
         scales = {n.input[1] for n in graph.graph.node if n.op_type == "DequantizeLinear"}
         weights = [
             t for t in graph.graph.initializer if t.name in scales and numpy_helper.to_array(t).size > 1

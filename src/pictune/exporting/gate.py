@@ -52,7 +52,7 @@ TOLERANCES: Mapping[str, Tolerance] = MappingProxyType(
     {
         "fp32": Tolerance(metric=0.001, per_class=0.01, agreement=0.995, largest=1e-3, typical=1e-4),
         "fp16": Tolerance(metric=0.005, per_class=0.02, agreement=0.99, largest=None, typical=0.01),
-        "int8": Tolerance(metric=0.01, per_class=0.05, agreement=0.95, largest=None, typical=0.05),
+        "int8": Tolerance(metric=0.01, per_class=0.05, agreement=0.95, largest=None, typical=0.02),
     }
 )
 

@@ -133,6 +133,8 @@ def _apart() -> Iterator[None]:
     with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
         # Code of transformers that is traced keeps a note of who listens to it; nothing depends on that.
         warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
+        # Said of tensors that are views of one piece of memory, all of which is written.
+        warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
         yield
 
 

@@ -34,11 +34,13 @@ class Anatomy:
 
     Args:
         layers: All layers, in order.
+        first: Layers that no other layer comes before.
         last: Layers that no other layer comes after.
         ends: What stands before the first layers, such as the pixels' normalisation, and behind the last.
     """
 
     layers: tuple[str, ...]
+    first: frozenset[str]
     last: frozenset[str]
     ends: frozenset[str]
 
@@ -52,20 +54,22 @@ def anatomy(graph: onnx.ModelProto) -> Anatomy:
     names = {node.name for node in layers}
     after: set[str] = set()  # tensors that come from a layer
     before: set[str] = set()  # tensors that go into one
-    ends: set[str] = set()
+    first: set[str] = set()
     last: set[str] = set()
+    ends: set[str] = set()
     for node in graph.graph.node:
-        if node.name in names or after & set(node.input):
+        comes = bool(after & set(node.input))
+        if node.name in names or comes:
             after |= set(node.output)
-        else:
-            ends.add(node.name)
+        if not comes:
+            (first if node.name in names else ends).add(node.name)
     for node in reversed(graph.graph.node):
         goes = bool(before & set(node.output))
         if node.name in names or goes:
             before |= set(node.input)
         if not goes:
             (last if node.name in names else ends).add(node.name)
-    return Anatomy(tuple(node.name for node in layers), frozenset(last), frozenset(ends))
+    return Anatomy(tuple(node.name for node in layers), frozenset(first), frozenset(last), frozenset(ends))
 
 
 def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:

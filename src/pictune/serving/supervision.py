@@ -164,10 +164,9 @@ class Worker:
         try:
             if grace:
                 self.send(Frame({"kind": "stop"}))
-                async with asyncio.timeout(grace):
-                    await self._process.wait()
-        except TimeoutError:
-            pass
+                with suppress(TimeoutError):  # then it is killed below
+                    async with asyncio.timeout(grace):
+                        await self._process.wait()
         finally:
             self.kill()
             self._writer.close()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-#: Confidences near 0 and 1 hide what changed below them; two networks are compared at this temperature as well.
+#: Confidences near 0 and 1 hide what changed below them; two networks are compared at this temperature, too.
 TEMPERATURE = 10.0
 SIDES = ("left", "top", "right", "bottom")
 

@@ -1,0 +1,248 @@
+"""The server as a process: from its start to its end."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from engine_place import ordinary, write
+
+from pictune.errors import InputError
+from pictune.exporting.artifact import Artifact
+from pictune.serving.server import check_open
+from pictune.serving.tokens import Tokens
+from pictune.verbs.serve import serve
+
+PATIENCE = 60.0
+TORCHLESS = (
+    "import sys\n"
+    "for name in ('torch', 'torchvision', 'timm', 'accelerate'): sys.modules[name] = None\n"
+    "from pictune.cli import main\n"
+    "main()\n"
+)
+
+
+class Process:
+    """A server that was started by its command."""
+
+    def __init__(self, *words: object) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-c", TORCHLESS, "serve", "--port", "0", *map(str, words)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._child.stderr is not None
+        for line in self._child.stderr:
+            self.lines.append(line.rstrip())
+
+    @property
+    def port(self) -> int:
+        """Once it says that it is ready."""
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end:
+            for line in list(self.lines):
+                if line.startswith("Ready: "):
+                    return int(line.rpartition(":")[2])
+            assert self._child.poll() is None, self.lines
+            time.sleep(0.01)
+        raise AssertionError(self.lines)
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict]:
+        """One request on a connection of its own."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        try:
+            connection.request(method, path, body, {"Content-Type": "image/png", **headers})
+            response = connection.getresponse()
+            content = response.read()
+            return response.status, json.loads(content) if content[:1] == b"{" else {}
+        finally:
+            connection.close()
+
+    def send(self, number: signal.Signals) -> None:
+        self._child.send_signal(number)
+
+    def wait(self) -> int:
+        code = self._child.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+    def children(self) -> list[int]:
+        listed = Path(f"/proc/{self._child.pid}/task/{self._child.pid}/children").read_text()
+        return [int(number) for number in listed.split()]
+
+    def end(self) -> None:
+        if self._child.poll() is None:
+            self._child.kill()
+            self._child.wait(PATIENCE)
+        assert self._child.stderr is not None
+        self._reader.join(PATIENCE)
+        self._child.stderr.close()
+
+
+@contextmanager
+def started(*words: object) -> Iterator[Process]:
+    process = Process(*words)
+    try:
+        yield process
+    finally:
+        process.end()
+
+
+@pytest.fixture
+def colours(tmp_path: Path) -> Path:
+    write(tmp_path / "colours.pictune")
+    return tmp_path / "colours.pictune"
+
+
+def test_it_answers_without_pytorch_and_ends_with_nothing_left(colours: Path) -> None:
+    with started(colours) as server:
+        assert server.ask("GET", "/v1/health/ready")[0] == 200
+        status, said = server.ask("POST", "/v1/predict", ordinary(1))
+        assert status == 200
+        assert said["model"]["id"] == Artifact.open(colours).id
+        workers = server.children()
+        assert workers
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not any(Path(f"/proc/{number}").exists() for number in workers)
+        assert not any("Traceback" in line for line in server.lines), server.lines
+
+
+def test_two_models_by_name(colours: Path, tmp_path: Path) -> None:
+    write(tmp_path / "other.pictune", lean=(9, 0, 0))
+    with started(colours, f"warm={tmp_path / 'other.pictune'}") as server:
+        assert server.ask("GET", "/v1/models")[1]["default"] == "colours"
+        said = server.ask("POST", "/v1/models/warm/predict", ordinary(3))[1]
+        assert said["prediction"]["labels"] == ["red"]
+        assert said["model"]["name"] == "warm"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_was_asked_be_answered_even_with_slow_connections_open(
+    colours: Path, number: signal.Signals
+) -> None:
+    """F9: a hundred slow connections hold nothing up; every request that was in is answered."""
+    with started(colours) as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+        for connection in slow[:50]:
+            connection.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+        for connection in slow[50:]:
+            connection.sendall(
+                b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
+                b"Content-Length: 1000\r\n\r\nabc"
+            )
+        found: list[int] = []
+        stop = threading.Event()
+
+        def keep_asking(seed: int) -> None:
+            while not stop.is_set():
+                try:
+                    found.append(server.ask("POST", "/v1/predict", ordinary(seed))[0])
+                except ConnectionRefusedError:
+                    return  # nothing new is taken
+                except (ConnectionResetError, http.client.RemoteDisconnected):
+                    return  # it was not in yet when the server closed
+
+        askers = [threading.Thread(target=keep_asking, args=(seed,)) for seed in range(4)]
+        for asker in askers:
+            asker.start()
+        while len(found) < 20:
+            time.sleep(0.005)
+        server.send(number)
+        assert server.wait() == 0
+        stop.set()
+        for asker in askers:
+            asker.join(PATIENCE)
+        assert set(found) <= {200, 503}
+        assert found.count(200) >= 20
+        for connection in slow:
+            connection.close()
+
+
+def test_a_new_file_is_taken_up_and_a_broken_one_is_not(colours: Path, tmp_path: Path) -> None:
+    with started(colours) as server:
+        first = server.ask("POST", "/v1/predict", ordinary(1))[1]["model"]["id"]
+        colours.write_bytes(b"broken")
+        server.send(signal.SIGHUP)
+        until(lambda: any("stays as it is" in line for line in server.lines))
+        assert server.ask("POST", "/v1/predict", ordinary(1))[1]["model"]["id"] == first
+        new = write(colours, lean=(4, 0, 0))
+        server.send(signal.SIGHUP)
+        until(lambda: server.ask("POST", "/v1/predict", ordinary(1))[1]["model"]["id"] == new)
+        assert new != first
+
+
+def until(reached) -> None:
+    end = time.monotonic() + PATIENCE
+    while not reached():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def test_workers_that_die_again_and_again_end_the_server(colours: Path) -> None:
+    """F11: three deaths within a minute, and whoever watches the server may replace it."""
+    with started(colours) as server:
+        assert server.port
+        for _ in range(3):
+            until(lambda: server.children())
+            for number in server.children():
+                with suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+            time.sleep(1.5)
+        assert server.wait() == 3
+        assert any("died again and again" in line for line in server.lines)
+
+
+def test_new_tokens_are_printed_once_and_needed(colours: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    with started(colours, "--tokens", file) as server:
+        assert server.ask("POST", "/v1/predict", ordinary(1))[0] == 401
+        token = next(line.split()[1] for line in file.read_text().splitlines() if line.startswith("predict"))
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert any(token in line for line in server.lines)
+        known = {"Authorization": f"Bearer {token}"}
+        assert server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 200
+        assert not any(token in line for line in server.lines if "/v1/predict" in line)
+    with started(colours, "--tokens", file) as server:
+        assert server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 200
+        assert not any(token in line for line in server.lines)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::"])
+def test_beyond_this_machine_tokens_are_needed(host: str, colours: Path) -> None:
+    with pytest.raises(InputError, match="there are no tokens"):
+        serve(colours, host=host)
+    check_open(host, Tokens([("predict", "x" * 30)]))
+    check_open("127.0.0.1", None)
+
+
+def test_an_address_that_is_taken_costs_nothing(colours: Path) -> None:
+    taken = socket.create_server(("127.0.0.1", 0))
+    with taken, pytest.raises(InputError, match="cannot listen"):
+        serve(colours, port=taken.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [((), "no model was named"), (("a=x.pictune", "a=y.pictune"), "called a"), (("A b=x",), "no name")],
+)
+def test_names_that_are_none(models: tuple[str, ...], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        serve(*models)
