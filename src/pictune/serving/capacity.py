@@ -11,9 +11,9 @@ DECODERS = 2  # threads that open pictures; together they outrun any network on 
 class Capacity:
     """How many pictures wait and are worked on at a time, how, and how long.
 
-    A call of a network uses all threads, but not all of the time: layers end, and the last thread is waited
-    for. Two calls at a time fill those gaps, and a lonely one still gets every thread. More than two
-    only wait for one another, and larger batches gain nothing on a processor; they do on a graphics card.
+    A picture that is alone gets every thread; two at a time each get half of them, in a second session, since
+    threads that share one call wait for one another at the end of every layer. More calls at a time gain
+    nothing, and neither do larger batches on a processor; they may on a graphics card.
 
     Args:
         threads: That compute one call of the network.
