@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         PictuneError,
         RecipeError,
         RunError,
+        ServerError,
         StoppedError,
         WeightsError,
     )
     from pictune.recipes import Recipe
     from pictune.run import Run
+    from pictune.serving.client import Client
     from pictune.tasks.model import Model
     from pictune.tasks.task import Prediction, Task
     from pictune.verbs.audit import audit
@@ -54,6 +56,8 @@ _HOMES = {
     "Mask": "data.sample",
     "Sample": "data.sample",
     "ArtifactError": "errors",
+    "Client": "serving.client",
+    "ServerError": "errors",
     "DataError": "errors",
     "DivergedError": "errors",
     "InputError": "errors",
@@ -86,6 +90,7 @@ __all__ = [
     "ArtifactError",
     "Boxes",
     "ClassMap",
+    "Client",
     "DataError",
     "Dataset",
     "DivergedError",
@@ -101,6 +106,7 @@ __all__ = [
     "Run",
     "RunError",
     "Sample",
+    "ServerError",
     "StoppedError",
     "Task",
     "WeightsError",

@@ -9,6 +9,7 @@
     │   ├── ArtifactError     an exported model is broken, changed or not permitted
     │   └── DivergedError     a loss or gradient stopped being a number
     ├── MachineError          disk or memory ran out                 exit code 3
+    ├── ServerError           a server refused, or is not there      exit code 1
     └── StoppedError          a signal came, and the work was saved  exit code 130 or 143
 
 Every message says what happened, what was found, and what to do instead. An error that
@@ -122,3 +123,23 @@ class StoppedError(PictuneError):
     def __init__(self, message: str, *, signal: int) -> None:
         self.exit_code = 128 + signal
         super().__init__(message)
+
+
+class ServerError(PictuneError):
+    """A server refused a request, or is not there.
+
+    Args:
+        message: What it said.
+        status: Of HTTP; 0 when there was no answer.
+        code: A short stable name of the reason, such as ``queue_full``.
+        retry_after: Seconds after which it may be asked again; None when that would not help.
+        instead: What the user can do now.
+    """
+
+    exit_code = 1
+
+    def __init__(
+        self, message: str, *, status: int, code: str, retry_after: int | None = None, instead: str = ""
+    ) -> None:
+        self.status, self.code, self.retry_after = status, code, retry_after
+        super().__init__(message, instead=instead)

@@ -14,8 +14,9 @@ import pytest
 import pictune
 
 NAMES = """
-    ArtifactError Boxes ClassMap DataError Dataset DivergedError InputError Labels MachineError Mask Model
-    PictuneError Prediction Recipe RecipeError Run RunError Sample StoppedError Task WeightsError __version__
+    ArtifactError Boxes ClassMap Client DataError Dataset DivergedError InputError Labels MachineError Mask
+    Model PictuneError Prediction Recipe RecipeError Run RunError Sample ServerError StoppedError Task
+    WeightsError __version__
     audit cache convert demo evaluate export layers lr_find predict recipe serve train
 """.split()
 # None of these is needed to say what pictune can do. (Typer loads pydantic for itself where it is there.)

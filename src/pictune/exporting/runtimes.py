@@ -47,8 +47,9 @@ def open_onnx(
     Raises:
         ArtifactError: ``bad_graph``, ``external_data``, ``foreign_operator``.
     """
-    import onnxruntime
+    from pictune.exporting.precision import import_onnxruntime
 
+    onnxruntime = import_onnxruntime()
     check_graph(files["model.onnx"])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

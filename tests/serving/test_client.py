@@ -1,0 +1,50 @@
+"""The client, against a server as a process."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from engine_place import ordinary, write
+from test_server import started
+
+from pictune.errors import InputError, ServerError
+from pictune.serving.client import Client
+
+
+def test_one_and_several_pictures_and_refusals(tmp_path: Path) -> None:
+    write(tmp_path / "colours.pictune")
+    (tmp_path / "a.png").write_bytes(ordinary(1))
+    with (
+        started(tmp_path / "colours.pictune", "--tokens", tmp_path / "tokens") as server,
+        Client(f"http://127.0.0.1:{server.port}") as stranger,
+    ):
+        token = (tmp_path / "tokens").read_text().split()[1]
+        with pytest.raises(ServerError) as caught:
+            stranger.predict(tmp_path / "a.png")
+        assert (caught.value.status, caught.value.code) == (401, "token_needed")
+        with Client(f"http://127.0.0.1:{server.port}", token=token) as client:
+            assert [model["name"] for model in client.models()] == ["colours"]
+            (one,) = client.predict(tmp_path / "a.png")
+            assert one["labels"] == client.predict(ordinary(1))[0]["labels"]
+            several = client.predict(ordinary(1), b"no picture", ordinary(2), top_k=1)
+            assert several[1]["error"]["code"] == "not_image"
+            assert [len(row["confidences"]) for row in several[::2]] == [1, 1]
+            with pytest.raises(ServerError, match="threshold"):
+                client.predict(ordinary(1), threshold=0.5)
+            lost = Client(f"http://127.0.0.1:{server.port}", token=token, model="../x")
+            with lost, pytest.raises(ServerError) as caught:
+                lost.predict(ordinary(1))
+            assert caught.value.status == 404
+
+
+def test_nobody_there_and_addresses_that_are_none() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ServerError, match="does not answer") as caught:
+        Client(f"http://127.0.0.1:{port}").predict(b"x")
+    assert caught.value.status == 0
+    for address in ("127.0.0.1:8080", "ftp://x", "http://"):
+        with pytest.raises(InputError, match="no address"):
+            Client(address)
