@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from pictune.exporting.precision import import_onnxruntime
+
 SIDE, WIDTH, CLASSES = 24, 32, 4
 
 
@@ -89,9 +91,9 @@ def canvases(count: int, *, seed: int = 0) -> np.ndarray:
 
 def said(graph: onnx.ModelProto, pictures: np.ndarray) -> dict[str, np.ndarray]:
     """What onnxruntime gives on the processor alone, by name."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(
+        graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"pixels": pictures}), strict=True))
 

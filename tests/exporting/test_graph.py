@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -115,7 +116,8 @@ def check_clean(graph: onnx.ModelProto) -> None:
     bare.CopyFrom(graph)
     del bare.graph.initializer[:]  # numbers may look like anything
     text = str(bare)
-    assert not [word for word in ("site-packages", "/", "\\", ".py", "File ", "doc_string") if word in text]
+    # Weights are called by their modules (`backbone.top.pyramid`), and shapes by `view_28/shape`.
+    assert not re.search(r"site-packages|\.py\b|File |/work|/home|/usr|/root|\"/|doc_string|Traceback", text)
 
 
 def test_the_model_stays_as_it_was_and_equal_models_make_equal_graphs():

@@ -1,4 +1,4 @@
-"""Half precision and OpenVINO's form answer as the graph they were made of, without PyTorch and in silence."""
+"""Half precision and OpenVINO's form answer as their graph does, without PyTorch and in silence."""
 
 from __future__ import annotations
 
@@ -129,31 +129,49 @@ def test_without_openvino_both_sides_say_how_to_install_it(monkeypatch):
 WATCHED = """
 import sys
 events = []
-# Raised, a connection would only look like a machine without a network.
-sys.addaudithook(lambda name, _: events.append(name) if name.startswith("socket.") or "Popen" in name else None)
-import drawn_graphs
-from pictune.exporting.precision import to_half, to_openvino
+sys.addaudithook(lambda name, _: events.append(name) if name[:7] in {"socket.", "subproc"} else None)
+"""
+WORK = """
+from pictune.exporting.precision import import_onnxruntime, to_half, to_openvino
+from pictune.exporting.quantising import quantise, sensitive_layers
 from pictune.exporting.runtimes import open_openvino
+import_onnxruntime()
+import drawn_graphs
 graph = drawn_graphs.network()
 to_half(graph)
+sensitive_layers(graph, quantise(graph, drawn_graphs.canvases(4)), drawn_graphs.canvases(2))
 run, _ = open_openvino(to_openvino(graph), threads=1, spinning=False)
 run(drawn_graphs.canvases(2))
+"""
+TOLD = """
 print(sorted(set(events)), [n for n in sys.modules if n.split(".")[0] in {"torch", "openvino_telemetry"}])
 """
 
 
 def test_nothing_is_sent_to_anybody_and_nothing_needs_pytorch(tmp_path):
-    """Whoever imports openvino by itself sends a word to its makers, and leaves a file in the home folder."""
     pytest.importorskip("openvino_telemetry")
-    found = drawn_graphs.run_apart(WATCHED, home=tmp_path)
-    assert found == "[] []"
-    assert not list(tmp_path.rglob("*"))
+    assert drawn_graphs.run_apart(WATCHED + WORK + TOLD, home=tmp_path) == "[] []"
+    assert not list(tmp_path.rglob("*")), "telemetry numbers the machine in a file"
 
 
-def test_the_watch_would_notice_what_openvino_sends(tmp_path):
+def test_the_watch_notices_what_openvino_would_send(tmp_path):
+    """Whoever imports it by itself sends a word to its makers, and gets a number in the home folder."""
     pytest.importorskip("openvino_telemetry")
-    watched = WATCHED.partition("import drawn_graphs")[0] + "import openvino\nprint('openvino_telemetry' in sys.modules)"
-    assert drawn_graphs.run_apart(watched, home=tmp_path) == "True"
+    found = drawn_graphs.run_apart(WATCHED + "import openvino" + TOLD, home=tmp_path)
+    assert "'openvino_telemetry'" in found
+    assert list(tmp_path.rglob("*"))
+
+
+def test_the_environment_stays_as_it_was():
+    code = """
+import os
+from pictune.exporting.precision import import_onnxruntime
+before = dict(os.environ)
+import_onnxruntime()
+print(dict(os.environ) == before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_package_that_was_there_before_is_there_afterwards():
@@ -164,4 +182,7 @@ from pictune.exporting.precision import import_openvino
 import_openvino()
 print(sys.modules["openvino_telemetry"] is own)
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "True\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "True\n"
+    )

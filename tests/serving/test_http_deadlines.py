@@ -403,6 +403,20 @@ def test_112_a_client_that_goes_while_it_is_answered() -> None:
         assert server.picture(JPEG).status == 200
 
 
+@pytest.mark.parametrize(
+    "data",
+    [b"NONSENSE\r\n\r\n", POST.replace(b"image", b"video") + b"Content-Length: 999999\r\n\r\nhel"],
+    ids=["by the protocol", "by the application"],
+)
+def test_112_a_client_that_is_gone_before_it_is_refused(data: bytes) -> None:
+    with serving() as server:
+        for _ in range(50):
+            with server.connect() as line:
+                line.sendall(data)
+        until(lambda: "pictune_connections 0.0" in numbers(server))
+        assert server.picture(JPEG).status == 200
+
+
 # The end
 
 

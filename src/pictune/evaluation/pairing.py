@@ -22,6 +22,8 @@ SAME = {  # what two tables of one kind must have in common: everything that is 
     PixelTable: ("keys", "classes", "true", "groups"),
 }
 
+FEWEST = 100  # sets of images drawn anew
+
 
 @dataclass(frozen=True)
 class Paired:
@@ -73,9 +75,16 @@ def paired(
         seed: Decides which images are drawn; the same tables and seed give the same numbers.
 
     Raises:
-        DataError: ``not_paired`` when the tables tell of other images, classes or truths.
+        DataError: ``not_paired`` when the tables tell of other images, classes or truths, or an argument
+            cannot be used.
     """
     causes = list(_unlike(first, second))
+    if not 0.5 <= confidence < 1:
+        causes.append(f"confidence must be at least 0.5 and below 1, found {confidence}")
+    if resamples < FEWEST:
+        causes.append(f"resamples must be at least {FEWEST}, found {resamples}")
+    if seed < 0:
+        causes.append(f"seed must not be negative, found {seed}")
     if causes:
         raise DataError("the two tables cannot be compared", code="not_paired", causes=causes)
     found = PAIRINGS[type(first)](first, second, resamples, confidence, seed)
@@ -94,6 +103,10 @@ def paired(
 def _unlike(first: Table, second: Table) -> Iterator[str]:
     if type(first) is not type(second):
         yield f"one is a {type(first).__name__}, the other a {type(second).__name__}"
+        return
+    if type(first) not in PAIRINGS:
+        kinds = ", ".join(kind.__name__ for kind in PAIRINGS)
+        yield f"the tables are of kind {type(first).__name__}; known kinds: {kinds}"
         return
     if not len(first):
         yield "they tell of no image"

@@ -8,17 +8,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from pictune.evaluation.box_numbers import ABSENT
 from pictune.evaluation.intervals import Clusters
 from pictune.evaluation.pairing_intervals import Differences
 from pictune.evaluation.pairing_pixels import DrawnClasses
-from pictune.tasks.average_precision import coco_by_class
+from pictune.tasks.average_precision import resampled
 from pictune.tasks.matching import match
 from pictune.tasks.table import BoxTable
 
 Floats = NDArray[np.float64]
 
 AVERAGES = ("map", "map50")
-_BLOCK = 4_000_000  # numbers of a block of draws
 
 
 def pair_boxes(
@@ -48,7 +48,8 @@ def pair_boxes(
         weights.astype(float),
         shown.sum(axis=0).astype(float),
         confidence,
-        "group" if clusters.grouped else "image",
+        kind="group" if clusters.grouped else "image",
+        absent=ABSENT,
     )
     overall = [classes.average(name, had[name], has[name]) for name in AVERAGES]
     columns = [
@@ -61,7 +62,5 @@ def pair_boxes(
 
 def _numbers(table: BoxTable, weights: NDArray[np.int64]) -> dict[str, Floats]:
     """(r, k) average precision by name under (r, n) weights; NaN for a class without true boxes."""
-    matches = match(table)
-    step = max(1, _BLOCK // max(len(table) * 8, 1))
-    blocks = [coco_by_class(matches, weights[i : i + step]) for i in range(0, len(weights), step)]
-    return {name: np.concatenate([block[name] for block in blocks]) for name in AVERAGES}
+    found = resampled(match(table, areas=("all",)), weights)
+    return {"map": found.ap, "map50": found.ap50}

@@ -48,7 +48,7 @@ def pair_pixels(
     had, has = (_numbers(np.tensordot(weights, sums, axes=1)) for sums in held)
     shown, whole = held[0][..., 1] > 0, held[0][..., 1].sum(axis=1)
     kind = "group" if clusters.grouped else "image"
-    classes = DrawnClasses(weights, shown.sum(axis=0).astype(float), confidence, kind)
+    classes = DrawnClasses(weights, shown.sum(axis=0).astype(float), confidence, kind=kind)
     overall = [classes.average(name, had[name], has[name]) for name in AVERAGES]
     pairs = np.array([whole.sum() ** 2 / max(np.square(whole).sum(), 1.0)])
     units = np.array([float((whole > 0).sum())])
@@ -66,11 +66,14 @@ class DrawnClasses:
         units: (k) clusters that show each class.
         confidence: Share of intervals that are to hold the truth.
         kind: What a cluster is called.
+        absent: Why a class may have no value.
     """
 
-    def __init__(self, weights: Floats, units: Floats, confidence: float, kind: str) -> None:
+    def __init__(
+        self, weights: Floats, units: Floats, confidence: float, *, kind: str, absent: str = ABSENT
+    ) -> None:
         self._weights, self._units = weights[1:], units
-        self._confidence, self._kind = confidence, kind
+        self._confidence, self._kind, self._absent = confidence, kind, absent
 
     def differences(
         self,
@@ -94,7 +97,7 @@ class DrawnClasses:
             found, draws, variance=variance, pairs=pairs, units=units, confidence=self._confidence
         )
         alone = np.where(units < FEWEST, ONE_UNIT.format(self._kind), "")
-        reasons = np.where(np.isfinite(found), alone, ABSENT).tolist()
+        reasons = np.where(np.isfinite(found), alone, self._absent).tolist()
         rows = zip(had[0], has[0], low, high, reasons, strict=True)
         return [Difference.of(name, *row) for row in rows]
 

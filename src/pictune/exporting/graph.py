@@ -60,6 +60,7 @@ def make_graph(model: Model, *, dynamic_size: bool = False) -> onnx.ModelProto:
         raise _refused(name, "it has more weights than the 2 GB that fit into one file")
     with _apart():
         program = _traced(model, dynamic_size=dynamic_size)
+        _pool_plainly(program)
         try:
             made = torch.onnx.export(
                 program,
@@ -178,6 +179,19 @@ def _followed(shipped: nn.Module, pixels: Tensor, axes: Any, *, strict: bool) ->
         return torch.export.export(shipped, (pixels,), dynamic_shapes=axes, strict=strict)
 
 
+def _pool_plainly(program: ExportedProgram) -> None:
+    """Writes the mean of whole maps as what it is.
+
+    PyTorch's own decomposition gives the mean the strides of its input, which in ONNX becomes arithmetic with
+    indices; OpenVINO 2026.4 makes wrong ones of it when the layers compute in eight bits.
+    """
+    import torch
+
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.adaptive_avg_pool2d.default and set(node.args[1]) == {1}:
+            node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [2, 3], True)
+
+
 def _traced_shape(program: ExportedProgram) -> tuple[Any, ...]:
     """Of the pixels: numbers where it is fixed."""
     found = next(node for node in program.graph.nodes if node.name == "pixels")
@@ -186,6 +200,7 @@ def _traced_shape(program: ExportedProgram) -> tuple[Any, ...]:
 
 def _shipped(model: Model) -> nn.Module:
     """A copy of the network on the processor that answers with the task's `plain`, one tensor a name."""
+    import torch
     from torch import nn
 
     task = model.task
@@ -199,7 +214,9 @@ def _shipped(model: Model) -> nn.Module:
             said = task.plain(self.network(pixels))
             return tuple(said[name] for name in task.exported)
 
-    return Shipped(copy.deepcopy(model.network).to("cpu")).eval()
+    # Weights whose channels lie last are taken for slices of something else when a program is saved.
+    network = copy.deepcopy(model.network).to("cpu").to(memory_format=torch.contiguous_format)
+    return Shipped(network).eval()
 
 
 def _axes(*, dynamic_size: bool) -> tuple[dict[int, Any]]:

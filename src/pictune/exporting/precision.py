@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import warnings
@@ -25,7 +26,8 @@ SENSITIVE = (
     *("ReduceMean", "ReduceSum", "ReduceL2", "ReduceSumSquare", "Exp", "Log", "Pow", "Sqrt", "Reciprocal"),
     *("Range", "CumSum"),
 )
-_TELEMETRY = "openvino_telemetry"
+_OPENVINO_TELEMETRY = "openvino_telemetry"
+_ONNXRUNTIME_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,11 @@ class Anatomy:
 
     Args:
         layers: All layers, in order.
-        first: Layers that no other layer comes before.
         last: Layers that no other layer comes after.
         ends: What stands before the first layers, such as the pixels' normalisation, and behind the last.
     """
 
     layers: tuple[str, ...]
-    first: frozenset[str]
     last: frozenset[str]
     ends: frozenset[str]
 
@@ -54,22 +54,20 @@ def anatomy(graph: onnx.ModelProto) -> Anatomy:
     names = {node.name for node in layers}
     after: set[str] = set()  # tensors that come from a layer
     before: set[str] = set()  # tensors that go into one
-    first: set[str] = set()
     last: set[str] = set()
     ends: set[str] = set()
     for node in graph.graph.node:
-        comes = bool(after & set(node.input))
-        if node.name in names or comes:
+        if node.name in names or after & set(node.input):
             after |= set(node.output)
-        if not comes:
-            (first if node.name in names else ends).add(node.name)
+        else:
+            ends.add(node.name)
     for node in reversed(graph.graph.node):
         goes = bool(before & set(node.output))
         if node.name in names or goes:
             before |= set(node.input)
         if not goes:
             (last if node.name in names else ends).add(node.name)
-    return Anatomy(tuple(node.name for node in layers), frozenset(first), frozenset(last), frozenset(ends))
+    return Anatomy(tuple(node.name for node in layers), frozenset(last), frozenset(ends))
 
 
 def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -86,6 +84,8 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     import numpy as np
     from onnx import TensorProto, numpy_helper
+
+    import_onnxruntime()
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     parts = anatomy(graph)
@@ -106,7 +106,26 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
             op_block_list=[*DEFAULT_OP_BLOCK_LIST, *SENSITIVE],
             node_block_list=sorted(parts.ends | parts.last),
         )
+    _put_in_order(half.graph)
     return half
+
+
+def _put_in_order(graph: onnx.GraphProto) -> None:
+    """Every node behind those whose outputs it takes, as the standard wants it."""
+    makers = {name: i for i, node in enumerate(graph.node) for name in node.output}
+    order: dict[int, None] = {}
+    for first in range(len(graph.node)):
+        waiting = [first]
+        while waiting:
+            number = waiting[-1]
+            needs = [makers[name] for name in graph.node[number].input if name in makers]
+            missing = [need for need in needs if need not in order]
+            waiting += missing
+            if not missing:
+                order[waiting.pop()] = None
+    nodes = [graph.node[number] for number in order]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def to_openvino(graph: onnx.ModelProto) -> dict[str, bytes]:
@@ -134,13 +153,32 @@ def to_openvino(graph: onnx.ModelProto) -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in (network, weights)}
 
 
+def import_onnxruntime() -> ModuleType:
+    """Onnxruntime, without its telemetry, which it decides on when a process first imports it.
+
+    Otherwise its Linux build 1.32 numbers the machine in a file in the home folder, begins a database of
+    events beside it, and knows an address to send them to.
+    """
+    held = os.environ.get(_ONNXRUNTIME_TELEMETRY)
+    os.environ[_ONNXRUNTIME_TELEMETRY] = "1"
+    try:
+        import onnxruntime
+    finally:
+        if held is None:
+            del os.environ[_ONNXRUNTIME_TELEMETRY]
+        else:
+            os.environ[_ONNXRUNTIME_TELEMETRY] = held
+    found: ModuleType = onnxruntime
+    return found
+
+
 def import_openvino() -> ModuleType:
     """OpenVINO, without the word that it sends to its makers whenever it is imported.
 
     Raises:
         ImportError: When it is not installed.
     """
-    with _unreachable(_TELEMETRY):
+    with _unreachable(_OPENVINO_TELEMETRY):
         import openvino
 
     found: ModuleType = openvino

@@ -279,8 +279,13 @@ class DeadlineProtocol(H11Protocol):
             return
         self._lingered = 0
         self._arm(self.limits.linger_s, self.transport.abort)
-        self.transport.write_eof()
         self.flow.resume_reading()
+        # What is still to be written ends with the deadline; asyncio would not forgive a client that is gone.
+        if not self.transport.get_write_buffer_size():
+            try:
+                self.transport.write_eof()
+            except OSError:
+                self.transport.abort()
 
     def _close(self) -> None:
         """Closes once everything was written, or when the client does not take it."""
