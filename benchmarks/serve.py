@@ -4,7 +4,8 @@
 
 The pictures are 500 x 375 JPEGs of about 70 KB, drawn here. *In process* is decode, resize, network and
 answer, with as many threads as the server has. Clients are threads of a process of their own, with
-connections that they keep. Each round measures everything once, so that a busy machine slows all alike; figures are medians.
+connections that they keep. Each round measures everything once, so that a busy machine slows all alike;
+figures are medians.
 
 Printed are the raw numbers of every round and then: throughput of 8 clients beside in process (>= 1.0), p50
 of one client less in process (<= 2 ms), p99 / p50 of 16 clients (<= 2.5), and at
