@@ -168,3 +168,27 @@ def test_few_images_are_said_to_be_few() -> None:
     )
     assert found.passed
     assert "cannot exclude" in found.remarks[0]
+
+
+def test_agreement_that_is_no_number_never_passes() -> None:
+    agreement = np.ones(IMAGES)
+    agreement[3] = np.nan
+    assert not verdict(original()[0], agreement=agreement).passed
+
+
+@pytest.mark.parametrize(("lost", "passes"), [(4, True), (5, False)])
+def test_a_loss_of_exactly_the_tolerance_is_within_it(lost: int, passes: bool) -> None:
+    """Four of four hundred are the hundredth that int8 may lose, whatever the last digit of a float."""
+    logits, truth = original()
+    exported = logits.copy()
+    right = np.flatnonzero(logits.argmax(1) == truth.argmax(1))
+    chosen = [np.flatnonzero(truth[right].argmax(1) == i % 4)[i // 4] for i in range(lost)]  # of every class
+    exported[right[chosen]] = np.roll(exported[right[chosen]], 1, axis=1)
+    found = verdict(exported, apart=np.zeros(IMAGES), agreement=np.ones(IMAGES))
+    assert found.passed == passes, found.reasons
+
+
+def test_what_cannot_be_measured_cannot_be_accepted() -> None:
+    apart = np.full(IMAGES, np.nan)
+    assert not verdict(original()[0], apart=apart).measured
+    assert verdict(original()[0][:, ::-1]).measured

@@ -23,6 +23,7 @@ from pictune.evaluation.pairing_intervals import Difference
 from pictune.tasks.table import Table
 
 WORST = 20  # images listed
+_ROUNDING = 1e-9  # a number at its tolerance is within it, whatever its last digit
 UNSURE = 3.0  # times the tolerance: a loss that the interval allows beyond this is told
 
 
@@ -91,6 +92,11 @@ class Verdict:
     def passed(self) -> bool:
         """Whether nothing is over its tolerance."""
         return not self.reasons
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is a loss that somebody could accept: answers that are no numbers are none."""
+        return self.paired is not None and self.largest is not None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -171,6 +177,7 @@ def judge_export(
     if not len(keys):
         reason = "There is no labelled validation picture to compare the models on [nothing_to_compare]."
         return Verdict(precision, (reason,), (), None, None, None, None, (), seconds, sizes)
+    assert len(apart) == len(agreement) == len(keys) == len(first) == len(second), "one of each an image"
     tolerance, finite = TOLERANCES[precision], np.isfinite(apart)
     compared = paired(first, second, resamples=resamples, seed=seed)
     largest, typical = (float(apart.max()), float(np.median(apart))) if finite.all() else (None, None)
@@ -208,12 +215,13 @@ def _outputs(apart: NDArray[np.float64], tolerance: Tolerance) -> Iterator[str]:
 
 
 def _answers(compared: Paired, same: float, tolerance: Tolerance) -> Iterator[str]:
-    if same < tolerance.agreement:
+    # A comparison with what is no number is False; it must not pass by that.
+    if not same >= tolerance.agreement - _ROUNDING:
         yield f"Only {same:.4f} of the answers are the same; at least {tolerance.agreement:g} must be."
     main = compared.main
     if main.difference is None:
         yield f"The {main.name.replace('_', ' ')} of the two cannot be compared: {main.reason or 'no value'}."
-    elif main.difference < -tolerance.metric:
+    elif not main.difference >= -tolerance.metric - _ROUNDING:
         yield (
             f"The {main.name.replace('_', ' ')} falls by {-main.difference:.4f}, from {main.first:.4f} to "
             f"{main.second:.4f}; at most {tolerance.metric:g} is tolerated."

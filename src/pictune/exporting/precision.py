@@ -86,8 +86,8 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
     from onnx import TensorProto, numpy_helper
 
     import_onnxruntime()
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
+    with _search_path_kept():
+        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
     parts = anatomy(graph)
     for tensor in graph.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
@@ -108,6 +108,16 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
         )
     _put_in_order(half.graph)
     return half
+
+
+@contextmanager
+def _search_path_kept() -> Iterator[None]:
+    """Where Python looks for modules stays as it is; onnxruntime's tools would add a folder of theirs."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _put_in_order(graph: onnx.GraphProto) -> None:

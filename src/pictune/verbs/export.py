@@ -103,7 +103,7 @@ def export(
         if candidate.verdict.passed:
             break
     assert best is not None, "there is one candidate at least"
-    if not best.verdict.passed and not accept_loss:
+    if not best.verdict.passed and not (accept_loss and best.verdict.measured):
         raise ArtifactError(
             f"{target.name} was not written: the gate refused it",
             code="refused",
