@@ -85,9 +85,9 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
     import numpy as np
     from onnx import TensorProto, numpy_helper
 
-    import_onnxruntime()
-    with _search_path_kept():
-        from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    import_tools()
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
     parts = anatomy(graph)
     for tensor in graph.graph.initializer:
         if tensor.data_type == TensorProto.FLOAT:
@@ -108,6 +108,14 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
         )
     _put_in_order(half.graph)
     return half
+
+
+def import_tools() -> None:
+    """Onnxruntime's tools, all at once: each finds its parts only while the first of them is imported."""
+    import_onnxruntime()
+    with _search_path_kept():
+        import onnxruntime.quantization
+        import onnxruntime.transformers.float16  # noqa: F401 - for later imports
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pictune.errors import PictuneError, RecipeError
-from pictune.exporting.precision import anatomy, import_onnxruntime
+from pictune.exporting.precision import anatomy, import_onnxruntime, import_tools
 from pictune.exporting.runtimes import DOMAINS, INPUT
 from pictune.files import disk_errors
 
@@ -54,7 +54,7 @@ def quantise(graph: onnx.ModelProto, canvases: Canvases, *, kept: Sequence[str] 
     Raises:
         RecipeError: When nothing of the network can be computed so, or onnxruntime cannot do it.
     """
-    import_onnxruntime()
+    import_tools()
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     assert len(canvases), "there are canvases to read the ranges from"
