@@ -12,6 +12,10 @@ from pictune.serving.limits import ServerLimits
 from pictune.serving.metrics import Metrics, classes_in
 from pictune.serving.refusals import Refusal
 
+# Bytes of a body that is taken apart in a thread, so that others are answered meanwhile; for smaller ones
+# changing threads would take longer.
+LARGE = 2**20
+
 
 class Answer(Protocol):
     """What a model said of one picture."""
@@ -87,7 +91,10 @@ class Predictor:
         self._shelf.admit(name, 1)
         body = await self._bodies.read(receive)
         try:
-            asked = read_asked(media, body, query, self._limits)
+            if len(body) > LARGE:
+                asked = await asyncio.to_thread(read_asked, media, body, query, self._limits)
+            else:
+                asked = read_asked(media, body, query, self._limits)
             if len(asked.images) > 1:
                 self._shelf.admit(name, len(asked.images))
             answers = await self._answers(receive, name, asked)
