@@ -158,3 +158,78 @@ def test_tables_of_other_images_or_truths_are_refused() -> None:
         with pytest.raises(DataError, match="not_paired") as caught:
             paired(table, other)
         assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"confidence": 1.0}, "confidence"), ({"resamples": 99}, "resamples"), ({"seed": -1}, "seed")],
+)
+def test_arguments_that_cannot_be_used_are_refused(given: dict[str, float], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        paired(pixels(1), pixels(2), **given)
+    assert paired(pixels(1), pixels(2), confidence=0.5, resamples=100, seed=0).main.low is not None
+
+
+@pytest.mark.parametrize("kind", MAKE)
+def test_no_difference_in_few_images_is_no_proof(kind: str) -> None:
+    """None of n images differs: about 3.84 / n of others still may, by Tango's interval."""
+    table = MAKE[kind][0](1)
+    for one in paired(table, table).metrics.values():
+        assert one.low < 0 < one.high
+        assert one.low == pytest.approx(-one.high)
+        assert one.high >= 3.84 / (3.84 + len(table)) * 0.5  # F1 of single labels moves by half a share
+    if kind == "pixels":
+        few = paired(pixels(1, images=5), pixels(1, images=5)).main
+        assert few.high > 2 * paired(table, table).main.high
+
+
+def test_many_labels_of_an_image_are_no_more_images() -> None:
+    """Each of 100 images shows all three classes; what they prove of F1 is what 100 images prove."""
+    table = classes(1, images=100)
+    full = np.ones_like(table.truth)
+    many = replace(table, truth=full, decided=full, scores=full * 1.0, exclusive=False)
+    assert paired(many, many).metrics["macro_f1"].high >= 3.84 / (3.84 + 100) * 0.9
+    assert "balanced_accuracy" not in paired(many, many).metrics
+
+
+@pytest.mark.parametrize(("kind", "said"), [("classes", "image"), ("boxes", "object"), ("pixels", "pixel")])
+def test_a_class_that_is_not_here_has_a_reason_in_its_own_words(kind: str, said: str) -> None:
+    def with_absent(table):
+        if kind == "boxes":
+            return replace(table, classes=(*CLASSES, "none"), thresholds=np.full(4, 0.5))
+        wider = {"classes": (*CLASSES, "none")}
+        columns = ("truth", "scores", "decided") if kind == "classes" else ("hits", "true", "answered")
+        for name in columns:
+            wider[name] = np.pad(getattr(table, name), ((0, 0), (0, 1)))
+        if kind == "pixels":
+            wider |= {"confusion": np.pad(table.confusion, (0, 1)), "edges": np.zeros((30, 4, 4), np.int64)}
+        return replace(table, **wider)
+
+    make = MAKE[kind][0]
+    found = paired(with_absent(make(1)), with_absent(make(2)))
+    name, row = found.per_class[3]
+    one = next(iter(row.values()))
+    assert (name, one.first, one.difference, found.support[3]) == ("none", None, None, 0)
+    assert f"no {said} here" in one.reason
+    assert found.main.difference == pytest.approx(paired(make(1), make(2)).main.difference)
+
+
+def test_one_changed_image_of_many_leaves_the_sign_open() -> None:
+    """The interval must not shrink to what draws of a single image happen to show."""
+    table = pixels(1, images=200)
+    hits = table.hits.copy()
+    hits[7] //= 2
+    one = paired(table, replace(table, hits=hits)).main
+    assert one.difference < 0 <= one.high
+    assert one.low < 2 * one.difference
+
+
+def test_groups_widen_differences_that_are_drawn() -> None:
+    table = pixels(1, images=80)
+    groups = np.arange(80) // 4
+    worse = (groups % 5 == 0)[:, None]
+    second = replace(table, hits=np.where(worse, table.hits // 2, table.hits))
+    alone = paired(table, second).main
+    together = paired(replace(table, groups=groups), replace(second, groups=groups)).main
+    assert together.difference == pytest.approx(alone.difference)
+    assert together.high - together.low > 1.3 * (alone.high - alone.low)

@@ -133,6 +133,23 @@ def test_the_model_stays_as_it_was_and_equal_models_make_equal_graphs():
     assert make_graph(built("classification", "resnet9", size=32)).SerializeToString() == first
 
 
+@pytest.mark.parametrize(
+    "way", [torch.inference_mode, torch.enable_grad, lambda: torch.autocast("cpu", torch.bfloat16)]
+)
+def test_how_the_caller_computes_changes_nothing(way):
+    model = built("classification", "cnn", size=32)
+    calm = make_graph(model).SerializeToString()
+    with way():
+        assert make_graph(model).SerializeToString() == calm
+
+
+def test_the_mean_of_whole_maps_is_written_without_arithmetic_on_indices():
+    """PyTorch's exporter would gather it by computed places, which OpenVINO gets wrong in eight bits."""
+    kinds = {node.op_type for node in make_graph(built("classification", "resnet18")).graph.node}
+    assert "ReduceMean" in kinds or "GlobalAveragePool" in kinds
+    assert not kinds & {"Gather", "GatherND", "Range"}
+
+
 def test_a_network_in_training_is_exported_as_it_will_answer():
     model = built("classification", "resnet9", size=32)
     calm = make_graph(model).SerializeToString()

@@ -151,7 +151,9 @@ class _ClassPairing:
         first, second = (
             np.nan_to_num(values[here]).mean(keepdims=True) for values in (whole.first, whole.second)
         )
-        columns = (first, second, np.array([base.variance]), np.array([base.pairs]))
+        # An image with several classes may differ in all at once: together they tell of no more images.
+        pairs = base.pairs if self.first.exclusive else min(base.pairs, float(self.clusters.count))
+        columns = (first, second, np.array([base.variance]), np.array([pairs]))
         compared = _Compared(*columns, np.array([float(self.clusters.count)]))
         return self._numbers([name], [""], compared)[0]
 

@@ -110,8 +110,9 @@ class DrawnClasses:
         base = averaged(moved.variance[known], self._units[known], float(single[0])) if known.any() else None
         # A class that is in no truth, which one model answers all the same, moves the average alone.
         variance = np.maximum(single, base.variance if base else 0.0)
-        pairs = np.array([base.pairs if base else 1.0])
         units = np.array([float(self._weights.shape[1])])
+        # An image that differs may do so in all its classes at once: together they tell of no more images.
+        pairs = np.minimum(base.pairs if base else 1.0, units)
         return self.differences(name, *means, variance=variance, pairs=pairs, units=units)[0]
 
 

@@ -131,7 +131,12 @@ def _apart() -> Iterator[None]:
     """Nothing of the caller's way to compute comes in, and none of the tracing's chatter gets out."""
     import torch
 
-    with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.no_grad():
+    with (
+        warnings.catch_warnings(),
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        torch.autocast("cpu", enabled=False),
+    ):
         # Code of transformers that is traced keeps a note of who listens to it; nothing depends on that.
         warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
         # Said of tensors that are views of one piece of memory, all of which is written.

@@ -49,7 +49,8 @@ def quantise(graph: onnx.ModelProto, canvases: Canvases, *, kept: Sequence[str] 
     Args:
         graph: In float32; stays as it is.
         canvases: uint8 (H, W, 3) as the network sees them, some hundreds; the ranges are theirs.
-        kept: Names of layers that stay in float, as `sensitive_layers` gives them.
+        kept: Names of layers that stay in float, as `sensitive_layers` gives them; what they read is not
+            rounded either.
 
     Raises:
         RecipeError: When nothing of the network can be computed so, or onnxruntime cannot do it.
@@ -60,7 +61,8 @@ def quantise(graph: onnx.ModelProto, canvases: Canvases, *, kept: Sequence[str] 
     assert len(canvases), "there are canvases to read the ranges from"
     with _failures_told(), _quiet(), tempfile.TemporaryDirectory(prefix="pictune-int8-") as folder:
         prepared = _prepared(graph, Path(folder))
-        chosen = _chosen(prepared, frozenset(kept))
+        floats = _with_feeders(prepared, frozenset(kept))
+        chosen = _chosen(prepared, floats)
         target = Path(folder, "int8.onnx")
         quantize_static(
             prepared,
@@ -76,7 +78,7 @@ def quantise(graph: onnx.ModelProto, canvases: Canvases, *, kept: Sequence[str] 
             calibrate_method=CalibrationMethod.MinMax,
             extra_options={"MatMulConstBOnly": True},
         )
-        return _finished(target)
+        return _finished(target, floats)
 
 
 def sensitive_layers(graph: onnx.ModelProto, quantised: onnx.ModelProto, canvases: Canvases) -> list[str]:
@@ -124,6 +126,19 @@ class _Reader:
         return None if batch is None else {INPUT: batch}
 
 
+def _with_feeders(graph: onnx.ModelProto, kept: frozenset[str]) -> frozenset[str]:
+    """Layers that stay in float, and what hands values on to them: they shall see what was not rounded."""
+    makers = {name: node for node in graph.graph.node for name in node.output}
+    floats = set(kept)
+    waiting = [name for node in graph.graph.node if node.name in kept for name in node.input]
+    while waiting:
+        maker = makers.get(waiting.pop())
+        if maker is not None and maker.op_type in BETWEEN and maker.name not in floats:
+            floats.add(maker.name)
+            waiting += maker.input
+    return frozenset(floats)
+
+
 def _chosen(graph: onnx.ModelProto, kept: frozenset[str]) -> list[str]:
     """The nodes that compute in eight bits.
 
@@ -167,11 +182,12 @@ def _prepared(graph: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     return prepared
 
 
-def _finished(path: Path) -> onnx.ModelProto:
-    """What onnxruntime wrote, without its notes."""
+def _finished(path: Path, floats: frozenset[str]) -> onnx.ModelProto:
+    """What onnxruntime wrote, without its notes, and without rounding before what stays in float."""
     import onnx
 
     made = onnx.load(path)
+    _unrounded(made.graph, floats)
     del made.metadata_props[:]
     used = {node.domain for node in made.graph.node}
     if not used <= DOMAINS:
@@ -184,6 +200,28 @@ def _finished(path: Path) -> onnx.ModelProto:
     made.opset_import.extend(kept)
     made.producer_name, made.producer_version = "pictune", ""
     return made
+
+
+def _unrounded(graph: onnx.GraphProto, floats: frozenset[str]) -> None:
+    """Lets nodes read what was rounded for others as it was before, and drops what nobody reads."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            taken = makers.get(name) if node.name in floats else None
+            rounded = makers.get(taken.input[0]) if taken and taken.op_type == "DequantizeLinear" else None
+            if rounded is not None and rounded.op_type == "QuantizeLinear":
+                node.input[place] = rounded.input[0]
+    read = {output.name for output in graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in reversed(graph.node):
+        if read & set(node.output):
+            nodes.insert(0, node)
+            read |= set(node.input)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    tensors = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
 
 
 def _alone(graph: onnx.ModelProto, quantised: onnx.ModelProto, layer: str) -> onnx.ModelProto | None:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from pictune.errors import InputError, MachineError, StoppedError
 from pictune.serving.capacity import Capacity
 from pictune.serving.limits import ServerLimits
+from pictune.serving.memory import give_back_large_blocks
 from pictune.serving.metrics import Metrics
 from pictune.serving.refusals import Refusal
 from pictune.serving.shelf import Shelf
@@ -73,6 +74,7 @@ def serve_forever(settings: Settings, *, listening: Callable[[str], None]) -> No
         StoppedError: When a second signal came while answers were waited for.
     """
     check_open(settings.host, settings.tokens)
+    give_back_large_blocks()
     with _bound(settings) as listener:
         asyncio.run(_Serving(settings, listener, listening).run())
 
