@@ -1,40 +1,46 @@
 """What the server costs: beside the same work done in one process, one picture after the other.
 
-    python benchmarks/serve.py exports/teal-fox.pictune [--rounds 5] [--seconds 4]
+    python benchmarks/serve.py exports/teal-fox.pictune [--rounds 5] [--seconds 4] [--litserve FOLDER]
 
 The pictures are 500 x 375 JPEGs of about 70 KB, drawn here. *In process* is decode, resize, network and
-answer, with as many threads as the server has. Clients are threads of a process of their own, with
-connections that they keep. Each round measures everything once, so that a busy machine slows all alike;
-figures are medians.
+answer, with as many threads as the server has. The clients share the processors with the server. Each round
+measures everything once, so that a busy machine slows all alike; figures are medians.
 
 Printed are the raw numbers of every round and then: throughput of 8 clients beside in process (>= 1.0), p50
-of one client less in process (<= 2 ms), p99 / p50 of 16 clients (<= 2.5), and at
-four times the clients that fill
-the queue: answered pictures beside the best throughput (>= 0.85), and how long a refusal takes (<= 100 ms).
+of one client less in process (<= 2 ms), p99 / p50 of 16 clients (<= 2.5), and where four times as many
+requests come as could be answered: answers beside the best throughput (>= 0.85), and how long a refusal
+takes (<= 100 ms).
+
+With ``--litserve``, a folder made by ``pip install --target FOLDER litserve``, the same file and the same
+preprocessing behind LitServe are measured in the same rounds, with one worker of all threads and with one
+worker a processor; the better of the two is compared (>= 1.2). Both servers get the same forms.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import cv2
 import numpy as np
+from clients import crowd, stream
 
 from pictune.exporting.exported import Exported
 
 PICTURES = 16
 CROWDS = (1, 8, 16)
-OVERLOAD = 256  # clients, four times the queue of 64
+OVERLOAD = 4  # times as many requests as can be answered
+BOUNDARY = b"the-border-of-a-part"
 
 
 def drawn(number: int) -> bytes:
@@ -62,55 +68,23 @@ def in_process(path: Path, pictures: list[bytes], *, seconds: float) -> dict[str
     return {"rate": len(took) / sum(took), "p50": statistics.median(took)}
 
 
-def load(port: int, clients: int, seconds: float) -> dict[str, float]:
-    """What so many clients meet; runs in a process of its own."""
-    pictures = [drawn(number) for number in range(PICTURES)]
-    answered: list[float] = []
-    refused: list[float] = []
-    end = time.perf_counter() + seconds
-
-    def ask(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        while time.perf_counter() < end:
-            number += 1
-            started = time.perf_counter()
-            try:
-                connection.request(
-                    "POST", "/v1/predict", pictures[number % PICTURES], {"Content-Type": "image/jpeg"}
-                )
-                response = connection.getresponse()
-                response.read()
-            except (OSError, http.client.HTTPException):
-                connection.close()
-                continue
-            took = time.perf_counter() - started
-            (answered if response.status == 200 else refused).append(took)
-            if response.status == 503:
-                time.sleep(0.25)  # a client that asks again at once is no client but an attack
-
-    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
-    started = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    spent = time.perf_counter() - started
-    ranked = sorted(answered) or [float("nan")]
-    return {
-        "rate": len(answered) / spent,
-        "p50": ranked[len(ranked) // 2],
-        "p99": ranked[min(int(len(ranked) * 0.99), len(ranked) - 1)],
-        "refused": float(len(refused)),
-        "refusal_p50": statistics.median(refused) if refused else 0.0,
-    }
+def plain(picture: bytes) -> bytes:
+    """A request whose body is the picture."""
+    return request("/v1/predict", b"image/jpeg", picture)
 
 
-def loaded(port: int, clients: int, seconds: float) -> dict[str, float]:
-    words = [sys.executable, __file__, "--load", str(port), str(clients), str(seconds)]
-    found: dict[str, float] = json.loads(
-        subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    )
-    return found
+def form(path: str, picture: bytes) -> bytes:
+    """A request with the picture in the field ``image`` of a form."""
+    disposition = b'Content-Disposition: form-data; name="image"; filename="a.jpg"'
+    head = b"--%s\r\n%s\r\nContent-Type: image/jpeg\r\n\r\n" % (BOUNDARY, disposition)
+    body = head + picture + b"\r\n--%s--\r\n" % BOUNDARY
+    return request(path, b"multipart/form-data; boundary=" + BOUNDARY, body)
+
+
+def request(path: str, media: bytes, body: bytes) -> bytes:
+    """A whole HTTP request."""
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+    return head % (path.encode(), media, len(body)) + body
 
 
 def started(path: Path) -> tuple[subprocess.Popen[str], int, float]:
@@ -126,46 +100,119 @@ def started(path: Path) -> tuple[subprocess.Popen[str], int, float]:
     raise SystemExit("the server did not start")
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--load"]:
-        print(json.dumps(load(int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))))
-        return
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("artifact", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    given = parser.parse_args()
+class Lit:
+    """LitServe with the same network and preprocessing.
+
+    Args:
+        path: The artifact.
+        site: Where LitServe is installed.
+        workers: Processes that answer; they share the processors.
+    """
+
+    def __init__(self, path: Path, site: Path, workers: int) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        program = Path(__file__).with_name("litserve_side.py")
+        words = [sys.executable, str(program), str(path), str(self.port), str(workers)]
+        paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._child = subprocess.Popen(
+            words,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._await()
+
+    def _await(self) -> None:
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                time.sleep(0.1)
+        raise SystemExit("LitServe did not start")
+
+    def close(self) -> None:
+        """Ends it with all its processes."""
+        os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+
+def measured(given: argparse.Namespace, port: int, lit: dict[str, Lit]) -> dict[str, dict[str, float]]:
+    """One round."""
     pictures = [drawn(number) for number in range(PICTURES)]
-    child, port, ready = started(given.artifact)
-    rows: list[dict[str, dict[str, float]]] = []
-    try:
-        for _ in range(given.rounds):
-            row = {"in process": in_process(given.artifact, pictures, seconds=given.seconds)}
-            row |= {f"{count} clients": loaded(port, count, given.seconds) for count in (*CROWDS, OVERLOAD)}
-            rows.append(row)
-            print(json.dumps(row))
-    finally:
-        child.send_signal(signal.SIGTERM)
-        print(f"server ended with {child.wait(60)}")
+    asked = [plain(picture) for picture in pictures]
+    row = {"in process": in_process(given.artifact, pictures, seconds=given.seconds)}
+    for count in CROWDS:
+        row[f"{count} clients"] = crowd(port, asked, clients=count, seconds=given.seconds)
+    best = max(row[f"{count} clients"]["rate"] for count in CROWDS)
+    row["overload"] = stream(port, asked, rate=OVERLOAD * best, seconds=given.seconds)
+    if lit:
+        forms = [form("/v1/predict", picture) for picture in pictures]
+        row["8 clients, forms"] = crowd(port, forms, clients=8, seconds=given.seconds)
+    for name, server in lit.items():
+        forms = [form("/predict", picture) for picture in pictures]
+        row[name] = crowd(server.port, forms, clients=8, seconds=given.seconds)
+    return row
+
+
+def conclude(rows: list[dict[str, dict[str, float]]], lit: dict[str, Lit]) -> None:
+    """Prints what all rounds say together."""
 
     def middle(name: str, figure: str) -> float:
         return statistics.median(row[name][figure] for row in rows)
 
     alone = middle("in process", "rate")
     best = max(middle(f"{count} clients", "rate") for count in CROWDS)
-    crowd = f"{OVERLOAD} clients"
     extra = 1000 * (middle("1 clients", "p50") - middle("in process", "p50"))
     tail = middle("16 clients", "p99") / middle("16 clients", "p50")
-    refusal = 1000 * middle(crowd, "refusal_p50")
-    print(f"ready after {ready:.2f} s; a picture has {len(pictures[0]) / 1000:.0f} KB")
-    print(f"in process {alone:.1f} a second")
+    others = sum(figures.get("others", 0) for row in rows for figures in row.values())
+    print(f"in process {alone:.1f} a second; neither answered nor refused: {others:.0f} (0)")
     print(f"8 clients / in process: {middle('8 clients', 'rate') / alone:.2f} (>= 1.0)")
     print(f"p50 of 1 client less in process: {extra:.2f} ms (<= 2)")
     print(f"p99 / p50 of 16 clients: {tail:.2f} (<= 2.5)")
-    print(f"overload: answered / best {middle(crowd, 'rate') / best:.2f} (>= 0.85)")
-    print(f"overload: a refusal takes {refusal:.1f} ms (<= 100)")
+    print(f"overload: answered / best {middle('overload', 'rate') / best:.2f} (>= 0.85)")
+    unsure = sum(row["overload"]["refused_without_retry"] for row in rows)
+    refused, usual, slow = (middle("overload", name) for name in ("refused", "refusal_p50", "refusal_p99"))
+    print(f"overload: {refused:.0f} refused a round, {unsure:.0f} of all without Retry-After (0)")
+    print(f"overload: a refusal takes {1000 * usual:.1f} ms, p99 {1000 * slow:.1f} (<= 100)")
+    if lit:
+        theirs = max(middle(name, "rate") for name in lit)
+        print(f"8 clients beside LitServe: {middle('8 clients, forms', 'rate') / theirs:.2f} (>= 1.2)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("artifact", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--litserve", type=Path, help="folder with LitServe installed")
+    given = parser.parse_args()
+    child, port, ready = started(given.artifact)
+    lit: dict[str, Lit] = {}
+    rows: list[dict[str, dict[str, float]]] = []
+    try:
+        if given.litserve is not None:
+            for workers in (1, len(os.sched_getaffinity(0))):
+                lit[f"LitServe, {workers} workers"] = Lit(given.artifact, given.litserve, workers)
+        for _ in range(given.rounds):
+            rows.append(measured(given, port, lit))
+            print(json.dumps({name: _short(figures) for name, figures in rows[-1].items()}))
+    finally:
+        child.send_signal(signal.SIGTERM)
+        print(f"server ended with {child.wait(60)}")
+        for server in lit.values():
+            server.close()
+    print(f"ready after {ready:.2f} s; a picture has {len(drawn(0)) / 1000:.0f} KB")
+    conclude(rows, lit)
+
+
+def _short(figures: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.5g}") for name, value in figures.items() if value}
 
 
 if __name__ == "__main__":

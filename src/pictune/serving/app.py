@@ -1,26 +1,29 @@
-"""The paths of the server: what is asked and what is answered, over HTTP."""
+"""The paths of the server: what is asked and what is answered, over HTTP.
+
+Starlette finds the path. FastAPI only describes the same paths, once `/openapi.json` is asked for: to answer
+through it costs more than to refuse, and where more is asked than can be answered, that time is lost.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from enum import Enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
 
-from pictune.serving import openapi
-from pictune.serving.bodies import ClientGone
-from pictune.serving.guard import CLIENT_GONE, Application, Guard, internal
+from pictune.serving.guard import Application, Guard, Receive, Scope, Send
 from pictune.serving.limits import ServerLimits
 from pictune.serving.metrics import CONTENT_TYPE, Metrics
 from pictune.serving.page import page
 from pictune.serving.predicting import Answer, Answering, Predictor
 from pictune.serving.refusals import Refusal
 from pictune.serving.tokens import ROLES, Tokens
-from pictune.version import __version__
 
 __all__ = ["Answer", "Answering", "create_app"]
 
@@ -173,87 +176,73 @@ def create_app(
         metrics: The same as the protocol's.
         draining: Whether the server is about to end, and takes nothing on.
     """
-    front = Front(shelf, limits=limits, tokens=tokens, metrics=metrics, draining=draining)
-    app = FastAPI(
-        title="Pictune",
-        version=__version__,
-        description="Ask a model about pictures.",
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
-    _add_paths(app, front)
+    paths = _paths(Front(shelf, limits=limits, tokens=tokens, metrics=metrics, draining=draining))
 
     @cache
     def document() -> bytes:
-        return json.dumps(openapi.described(app, tokens=tokens is not None)).encode()
+        from pictune.serving.openapi import described
+
+        about = [(path.path, path.endpoint, path.method) for path in paths]
+        return json.dumps(described(about, tokens=tokens is not None)).encode()
 
     async def openapi_json(request: Request) -> Response:
         return Response(document(), media_type=JSON)
 
-    app.add_api_route("/openapi.json", openapi_json, methods=["GET"], include_in_schema=False)
-    app.add_exception_handler(Refusal, _on_refusal)
-    app.add_exception_handler(ClientGone, _on_client_gone)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(Exception, _on_fault)
-    return Guard(app, limits=limits, hosts=hosts, metrics=metrics, draining=draining)
+    known = (*paths, Path("/openapi.json", openapi_json))
+    router = Router([path.route() for path in known], redirect_slashes=False)
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = router  # makes it raise what it does not know, where it would answer otherwise
+        try:
+            await router(scope, receive, send)
+        except HTTPException as error:
+            raise _unknown(error) from None
+
+    return Guard(application, limits=limits, hosts=hosts, metrics=metrics, draining=draining)
 
 
-def _add_paths(app: FastAPI, front: Front) -> None:
-    """All paths; those that need a token say so by their tag."""
-    add, tags, responses = app.add_api_route, list[str | Enum]([openapi.TOKEN]), openapi.responses
-    add("/", front.page, methods=["GET", "HEAD"], include_in_schema=False)
-    for path, endpoint in (("/v1/health/live", front.live), ("/v1/health/ready", front.ready)):
-        add(path, endpoint, responses={status: {"model": openapi.Health} for status in (200, 503)})
-        add(path, endpoint, methods=["HEAD"], include_in_schema=False)
-    about_all, about_one = {"model": openapi.AboutAll}, {"model": openapi.AboutOne}
-    add("/v1/models", front.models, tags=tags, responses={200: about_all, **responses(401, 403)})
-    add("/v1/models/{name}", front.model, tags=tags, responses={200: about_one, **responses(401, 403, 404)})
-    for path, asking in (("/v1/predict", front.predict), ("/v1/models/{name}/predict", front.predict_with)):
-        add(
-            path,
-            asking,
-            methods=["POST"],
-            tags=tags,
-            responses={200: openapi.ANSWERED, **responses(*openapi.REFUSED)},
-            openapi_extra=openapi.PREDICTING,
-        )
-    text = {"content": {"text/plain": {"schema": {"type": "string"}}}}
-    add(
-        "/metrics",
-        front.metrics,
-        tags=tags,
-        responses={200: text, **responses(401, 403)},
-        response_class=Response,
+@dataclass(frozen=True)
+class Path:
+    """A path and who answers there.
+
+    Args:
+        path: With the names of its parameters in braces.
+        endpoint: Is given the request, and the parameters by name.
+        method: ``GET``, with which goes ``HEAD``, or ``POST``.
+    """
+
+    path: str
+    endpoint: Callable[..., Awaitable[Response]]
+    method: str = "GET"
+
+    def route(self) -> Route:
+        """How it is found."""
+        return Route(self.path, self, methods=[self.method])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers."""
+        scope["route"] = self
+        response = await self.endpoint(Request(scope, receive), **scope["path_params"])
+        await response(scope, receive, send)
+
+
+def _paths(front: Front) -> tuple[Path, ...]:
+    """All that are described; those first that are asked most."""
+    return (
+        Path("/v1/predict", front.predict, "POST"),
+        Path("/v1/models/{name}/predict", front.predict_with, "POST"),
+        Path("/v1/health/live", front.live),
+        Path("/v1/health/ready", front.ready),
+        Path("/metrics", front.metrics),
+        Path("/v1/models", front.models),
+        Path("/v1/models/{name}", front.model),
+        Path("/", front.page),
     )
 
 
-def _response_to(refusal: Refusal, request: Request) -> Response:
-    body = refusal.body(_request_id(request))
-    headers = {name.decode(): value.decode() for name, value in refusal.headers(body)}
-    return Response(body, refusal.status, headers=headers)
-
-
-async def _on_refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
-    return _response_to(error, request)
-
-
-async def _on_client_gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_GONE)
-
-
-async def _on_http(request: Request, error: Exception) -> Response:
+def _unknown(error: HTTPException) -> Refusal:
     """What the router has to say."""
-    assert isinstance(error, HTTPException)
     if error.status_code == 405:
-        allow = (error.headers or {}).get("Allow", "")
-        refusal = Refusal(405, "method_not_allowed", "This path does not know the method.", allow=allow)
-    else:
-        refusal = Refusal(error.status_code, "not_found", "There is no such path.")
-    return _response_to(refusal, request)
-
-
-async def _on_fault(request: Request, error: Exception) -> Response:
-    return _response_to(internal(), request)
+        allow = ", ".join(sorted((error.headers or {})["Allow"].split(", ")))
+        return Refusal(405, "method_not_allowed", "This path does not know the method.", allow=allow)
+    return Refusal(error.status_code, "not_found", "There is no such path.")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterable
+from enum import Enum
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel, ConfigDict, Field
 
 from pictune.serving.bodies import MOST_CLASSES
+from pictune.version import __version__
 
 TOKEN = "token"  # noqa: S105 - the name of the scheme, not a secret
 _REASONS = {
@@ -183,17 +186,13 @@ _PREDICT_BODY = {
         "application/octet-stream": _BINARY,
     },
 }
-PREDICTING: dict[str, Any] = {
+_PREDICTING: dict[str, Any] = {
     "requestBody": _PREDICT_BODY,
     "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in _OPTIONS.items()],
 }
 
 
-ANSWERED: dict[str, Any] = {"model": One | Several, "description": "One answer, or one a picture."}
-REFUSED = (400, 401, 403, 404, 408, 413, 415, 422, 500, 503)
-
-
-def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The documentation of the refusals of a path, by status."""
     return {
         status: {
@@ -205,19 +204,57 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def described(app: FastAPI, *, tokens: bool) -> dict[str, Any]:
+_ANSWERED: dict[str, Any] = {"model": One | Several, "description": "One answer, or one a picture."}
+_REFUSED = (400, 401, 403, 404, 408, 413, 415, 422, 500, 503)
+_TEXT: dict[str, Any] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+_TAGS: list[str | Enum] = [TOKEN]  # of what needs a token
+_PREDICT: dict[str, Any] = {
+    "tags": _TAGS,
+    "responses": {200: _ANSWERED, **_responses(*_REFUSED)},
+    "openapi_extra": _PREDICTING,
+}
+_HEALTH: dict[str, Any] = {"responses": {status: {"model": Health} for status in (200, 503)}}
+#: What FastAPI cannot see for itself, by path; a path that is not here is for people, and not described.
+_DETAILS: dict[str, dict[str, Any]] = {
+    "/v1/predict": _PREDICT,
+    "/v1/models/{name}/predict": _PREDICT,
+    "/v1/health/live": _HEALTH,
+    "/v1/health/ready": _HEALTH,
+    "/v1/models": {"tags": _TAGS, "responses": {200: {"model": AboutAll}, **_responses(401, 403)}},
+    "/v1/models/{name}": {
+        "tags": _TAGS,
+        "responses": {200: {"model": AboutOne}, **_responses(401, 403, 404)},
+    },
+    "/metrics": {
+        "tags": _TAGS,
+        "responses": {200: _TEXT, **_responses(401, 403)},
+        "response_class": Response,
+    },
+}
+
+
+def described(
+    paths: Iterable[tuple[str, Callable[..., Awaitable[Response]], str]], *, tokens: bool
+) -> dict[str, Any]:
     """The whole document.
 
     Args:
-        app: With all its paths; those that need a token carry the tag `TOKEN`.
+        paths: Each with who answers there and the method.
         tokens: Whether tokens are needed.
     """
+    app = FastAPI(title="Pictune", version=__version__, description="Ask a model about pictures.")
+    for path, endpoint, method in paths:
+        if path in _DETAILS:
+            app.add_api_route(path, endpoint, methods=[method], **_DETAILS[path])
     document = get_openapi(
-        title=app.title, version=app.version, description=app.description, routes=app.routes
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=[route for route in app.routes if getattr(route, "path", None) in _DETAILS],
     )
     needs: list[dict[str, list[str]]] = [{TOKEN: []}]
-    for path in document["paths"].values():
-        for operation in path.values():
+    for operations in document["paths"].values():
+        for operation in operations.values():
             tags = operation.pop("tags", [])
             if tokens and TOKEN in tags:
                 operation["security"] = needs
