@@ -54,6 +54,22 @@ def test_normalisation_and_the_last_layer_stay_in_float():
     assert {"first_weight", "second_weight", "sum_weight"} <= named(half, TensorProto.FLOAT16)
 
 
+def test_a_sure_network_keeps_its_smallest_confidences():
+    """Half precision itself knows nothing between 0 and 6e-8."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(GRAPH)
+    weights = next(tensor for tensor in graph.graph.initializer if tensor.name == "last_weight")
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * 2, "last_weight"))
+    half = to_half(graph)
+    wanted, found = (drawn_graphs.said(g, drawn_graphs.canvases(5))["confidences"] for g in (graph, half))
+    small = wanted < 1e-8
+    assert small.any()
+    assert (found[small] > 0).all()
+    assert np.abs(np.log(found) - np.log(wanted)).max() < 0.1
+    halves = [node for node in half.graph.node if node.op_type == "Cast"]
+    assert 0 < sum(node.attribute[0].i == TensorProto.FLOAT16 for node in halves) < 4
+
+
 @pytest.mark.parametrize("value", [LARGEST * 1.01, np.inf, np.nan])
 def test_weights_that_half_precision_cannot_hold_are_refused(value):
     graph = drawn_graphs.network(beyond=value)
