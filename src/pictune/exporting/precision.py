@@ -119,6 +119,7 @@ def _cut_detours(model: onnx.ModelProto) -> None:
     import onnx
 
     graph = model.graph
+    del graph.value_info[:]  # what the tool left there is of the wrong type here and there
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     full = {value.name for value in inferred if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
@@ -146,10 +147,6 @@ def _cut_detours(model: onnx.ModelProto) -> None:
         for node in idle:
             graph.node.remove(node)
         used = {name for node in graph.node for name in node.input} | kept
-    made = {name for node in graph.node for name in node.output}
-    known = [value for value in graph.value_info if value.name in made]
-    del graph.value_info[:]
-    graph.value_info.extend(known)
 
 
 def import_tools() -> None:
