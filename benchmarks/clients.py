@@ -36,6 +36,11 @@ class Answers:
     unsure: int = 0  # refused without a header Retry-After
     late: int = 0
 
+    @property
+    def count(self) -> int:
+        """Of all answers."""
+        return len(self.took) + len(self.refused) + len(self.others)
+
     def figures(self, seconds: float) -> dict[str, float]:
         """Answers a second, and how long they took."""
         ranked = sorted(self.took) or [float("nan")]
@@ -137,30 +142,47 @@ class Connection:
             self._socket = None
 
 
-def crowd(port: int, requests: Sequence[bytes], *, clients: int, seconds: float) -> dict[str, float]:
-    """So many clients, each of which asks again as soon as it was answered."""
-    answers = Answers()
+def crowd(
+    port: int, requests: Sequence[bytes], *, clients: int, seconds: float, beside: Sequence[bytes] = ()
+) -> dict[str, float]:
+    """So many clients, each of which asks again as soon as it was answered.
+
+    Args:
+        port: Of the server.
+        requests: What they ask, in turn.
+        clients: How many.
+        seconds: How long.
+        beside: What one client more asks without a pause; its answers count as ``bad`` and, from 500 on or
+            when there is none, as ``bad_failed``.
+    """
+    answers, ill = Answers(), Answers()
     with selectors.DefaultSelector() as selector:
         connections = [Connection(port, selector) for _ in range(clients)]
+        culprit = Connection(port, selector) if beside else None
         started = time.perf_counter()
         for number, connection in enumerate(connections):
             connection.ask(requests[number % len(requests)], time.perf_counter())
+        if culprit is not None:
+            culprit.ask(beside[0], started)
         number = waiting = clients
         while waiting:
             for key, events in selector.select():
-                connection = key.data
-                if not connection.go_on(events, answers):
+                connection, into = key.data, ill if key.data is culprit else answers
+                if not connection.go_on(events, into):
                     continue
                 now = time.perf_counter()
-                if now < started + seconds:
+                if now >= started + seconds:
+                    waiting -= connection is not culprit
+                elif connection is culprit:
+                    connection.ask(beside[ill.count % len(beside)], now)
+                else:
                     connection.ask(requests[number % len(requests)], now)
                     number += 1
-                else:
-                    waiting -= 1
         spent = time.perf_counter() - started
-        for connection in connections:
+        for connection in (*connections, *([culprit] if culprit else [])):
             connection.close()
-    return answers.figures(spent)
+    failed = len(ill.refused) + sum(status < 0 or status >= 500 for status in ill.others)
+    return {**answers.figures(spent), "bad": float(ill.count), "bad_failed": float(failed)}
 
 
 def stream(port: int, requests: Sequence[bytes], *, rate: float, seconds: float) -> dict[str, float]:
