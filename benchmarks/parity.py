@@ -58,6 +58,7 @@ class Network:
         data: Which ones: labels, boxes or masks.
         metric: What it must be good at.
         least: How good.
+        batch: Pictures a step.
         settings: Others than the usual ones.
     """
 
@@ -67,12 +68,13 @@ class Network:
     data: str = "labels"
     metric: str = "accuracy"
     least: float = 0.8
+    batch: int = 16
     settings: tuple[str, ...] = ()
 
 
 NETWORKS = {
     "resnet18": Network("resnet18", 64, 4),
-    "vgg11": Network("vgg11", 64, 3, settings=("optimizer.learning_rate=0.0002", "training.batch_size=32")),
+    "vgg11": Network("vgg11", 64, 3, batch=32, settings=("optimizer.learning_rate=0.0002",)),
     "inception_v3": Network("inception_v3", 75, 8),
     "convnext_atto": Network("convnext_atto", 64, 5),
     "vit_tiny": Network("vit_tiny_patch16_224", 64, 8),
@@ -108,14 +110,14 @@ def drawn(kind: str, root: Path) -> Path:
 
 
 def trained(network: Network, place: Path) -> Run:
-    settings = [*SETTINGS, "training.batch_size=16", *network.settings]
     return pictune.train(
         drawn(network.data, place / network.data),
-        settings=settings,
+        settings=[*SETTINGS, *network.settings],
         model=network.model,
         weights="none",
         image_size=network.size,
         epochs=network.epochs,
+        batch_size=network.batch,
         runs=place / "runs",
     )
 
