@@ -18,6 +18,7 @@ has several causes carries them all: one call, one complete answer.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 
 
@@ -94,7 +95,8 @@ class ArtifactError(InputError):
 
     def __init__(self, message: str, *, code: str, causes: Sequence[str] = (), instead: str = "") -> None:
         self.code = code
-        super().__init__(message, causes=causes, instead=instead)
+        # A stranger's file names its parts as it likes, and these names stand in logs and on terminals.
+        super().__init__(one_line(message), causes=[one_line(cause) for cause in causes], instead=instead)
 
     def text(self) -> str:
         """The message with its reason code at the end of the first line."""
@@ -143,3 +145,9 @@ class ServerError(PictuneError):
     ) -> None:
         self.status, self.code, self.retry_after = status, code, retry_after
         super().__init__(message, instead=instead)
+
+
+def one_line(text: str) -> str:
+    """Text with a sign in place of each character that breaks a line, steers a terminal or is not seen."""
+    unseen = {"Cc", "Cf", "Zl", "Zp"}
+    return "".join("\ufffd" if unicodedata.category(sign) in unseen else sign for sign in text)

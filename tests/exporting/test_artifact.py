@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import shutil
+import stat
 import subprocess
 import zipfile
 from pathlib import Path
@@ -207,10 +209,100 @@ def test_encrypted_or_doubled_entries_are_refused(zipped: Path) -> None:
         Artifact.open(zipped)
 
 
-def test_a_zip_that_unpacks_to_far_more_is_not_read(zipped: Path) -> None:
+def test_a_zip_that_unpacks_to_far_more_is_not_read(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rewrite(zipped, lambda files: {**files, "MODEL_CARD.md": bytes(17 * 1024**2)})
     with pytest.raises(ArtifactError, match="too_large"):
         Artifact.open(zipped)
+    rewrite(zipped, lambda files: {**files, "MODEL_CARD.md": b"short"})
+    monkeypatch.setattr("pictune.exporting.artifact.MOST_BYTES", 10_000)
+    with pytest.raises(ArtifactError, match="in all"):
+        Artifact.open(zipped)
+
+
+def packed(path: Path, name: str, data: bytes, *, method: int = zipfile.ZIP_DEFLATED, mode: int = 0) -> None:
+    """The same zip with one entry more, whose like `write_artifact` never writes."""
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = mode << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(entry, data, compress_type=method)
+
+
+def test_bytes_that_become_a_hundred_times_as_many_are_not_read(zipped: Path) -> None:
+    packed(zipped, "weights.bin", bytes(200 * 1024**2))
+    assert zipped.stat().st_size < 1024**2
+    with pytest.raises(ArtifactError, match="unpacks to far more") as caught:
+        Artifact.open(zipped)
+    assert caught.value.code == "too_large"
+
+
+STRANGE = {
+    "a link": ("link", {"mode": stat.S_IFLNK | 0o777}),
+    "a folder": ("folder/", {}),
+    "a device": ("device", {"mode": stat.S_IFCHR | 0o666}),
+    "an absolute path": ("/etc/cron.d/x", {}),
+    "a drive": ("C:x", {}),
+    "a path of Windows": ("..\\x", {}),
+    "a hidden file": (".bashrc", {}),
+    "another compression": ("model.bin", {"method": zipfile.ZIP_LZMA}),
+}
+
+
+@pytest.mark.parametrize("case", STRANGE)
+def test_a_zip_holds_plain_files_alone(zipped: Path, case: str) -> None:
+    name, given = STRANGE[case]
+    packed(zipped, name, b"/etc/passwd", **given)
+    with pytest.raises(ArtifactError, match="no plain file") as caught:
+        Artifact.open(zipped)
+    assert caught.value.code == "extra_file"
+
+
+def test_a_zip_of_very_many_files_is_not_read(zipped: Path) -> None:
+    for number in range(20):
+        packed(zipped, f"{number}.bin", b"")
+    with pytest.raises(ArtifactError, match="too many"):
+        Artifact.open(zipped)
+
+
+def test_names_inside_a_file_forge_no_line_of_a_log(zipped: Path) -> None:
+    packed(zipped, "x\r\nserver is fine\x1b[2J\u202etxt", b"")
+    with pytest.raises(ArtifactError, match="extra_file") as caught:
+        Artifact.open(zipped)
+    assert "x\ufffd\ufffdserver is fine\ufffd[2J\ufffdtxt" in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+def test_no_damage_of_a_byte_is_anything_but_told(zipped: Path) -> None:
+    """Names, lengths, methods and compressed text; the bytes of stored files are all told by their sums."""
+    whole = zipped.read_bytes()
+    with zipfile.ZipFile(zipped) as archive:
+        entries = archive.infolist()
+        listed = archive.start_dir
+    spots = [
+        spot
+        for entry in entries
+        for spot in range(entry.header_offset, entry.header_offset + 60 + len(entry.filename))
+    ]
+    codes = set()
+    for spot in (*spots, *range(listed, len(whole))):
+        changed = bytearray(whole)
+        changed[spot] ^= 64
+        zipped.write_bytes(changed)
+        try:
+            Artifact.open(zipped)
+        except ArtifactError as error:
+            codes.add(error.code)
+    assert codes >= {"changed", "not_an_artifact", "missing_file", "extra_file"}
+
+
+def test_a_reference_that_is_compressed_is_not_read() -> None:
+    reference = Reference((b"x",) * 4, np.zeros((4, 8, 8, 3), np.uint8), {"a": np.zeros((4, 1), np.float32)})
+    assert Reference.from_bytes(reference.to_bytes()).pictures == reference.pictures
+    stream = io.BytesIO()
+    with np.load(io.BytesIO(reference.to_bytes())) as file:
+        np.savez_compressed(stream, **file)
+    with pytest.raises(ArtifactError, match="it is compressed") as caught:
+        Reference.from_bytes(stream.getvalue())
+    assert caught.value.code == "bad_content"
 
 
 def test_nothing_of_the_users_is_written_over(tmp_path: Path) -> None:

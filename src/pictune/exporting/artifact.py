@@ -16,6 +16,7 @@ import json
 import re
 import stat
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,10 @@ SUMS, CONTENT, REFERENCE, CARD = "SHA256SUMS", "model.json", "reference.npz", "M
 MOST_BYTES = 8 * 1024**3  # of all files together
 MOST_TEXT = 16 * 1024**2  # of model.json, checksums and card, each
 MOST_FILES = 16
+MOST_RATIO = 100  # bytes that one byte of a zip may become, from `FREE_BYTES` on; text becomes about 10
+FREE_BYTES = 1024**2
+# What reading a damaged entry raises; ValueError also when its name is no text.
+DAMAGE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal models make equal files
 _AGAIN = "Export it again, or copy it again from where it was whole."
@@ -180,7 +185,7 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, int], Read]]:
         raise ArtifactError(
             f"there is nothing at {path}", code="missing", instead="Make it with: pictune export <run>"
         ) from None
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except DAMAGE as error:
         raise _refused(path, "not_an_artifact", f"is no zip and no folder: {error}") from None
     with archive:
         yield _zip_names(path, archive), archive.read
@@ -208,8 +213,11 @@ def _zip_names(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
         raise _refused(path, "extra_file", f"holds {len(names)} files, some twice or too many")
     for entry in entries:
         plain = stat.S_IFMT(entry.external_attr >> 16) in {0, stat.S_IFREG}
+        plain &= entry.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
         if entry.flag_bits & 1 or not plain or re.search(r"[\\/:]|^\.", entry.filename):
             raise _refused(path, "extra_file", "holds an entry that is no plain file")
+        if entry.file_size > max(FREE_BYTES, MOST_RATIO * entry.compress_size):
+            raise _refused(path, "too_large", f"holds {entry.filename}, which unpacks to far more than it is")
     if SUMS not in names:
         raise _refused(path, "not_an_artifact", f"holds no {SUMS}")
     return {entry.filename: entry.file_size for entry in entries}
@@ -222,14 +230,14 @@ def _checked(path: Path, sizes: Mapping[str, int], read: Read) -> dict[str, byte
         raise _refused(path, "too_large", f"has more bytes than a model may: {', '.join(large) or 'in all'}")
     try:
         sums = dict(_parsed_sums(read(SUMS).decode()))
-    except (ValueError, zipfile.BadZipFile, OSError) as error:
+    except DAMAGE as error:
         raise _refused(path, "changed", f"has no readable {SUMS}: {error}") from None
     _check_names(path, set(sizes) - {SUMS}, set(sums))
     files = {}
     for name, wanted in sums.items():
         try:
             files[name] = read(name)
-        except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError) as error:
+        except DAMAGE as error:
             raise _refused(path, "changed", f"has a damaged {name}: {error}") from None
         if hashlib.sha256(files[name]).hexdigest() != wanted:
             raise _refused(path, "changed", f"was changed: {name} is not the file that {SUMS} vouches for")

@@ -56,6 +56,7 @@ class Reference:
             ArtifactError: ``bad_content``.
         """
         try:
+            _check_stored(data)
             with np.load(io.BytesIO(data), allow_pickle=False) as file:
                 names = list(file)
                 pictures = tuple(file[f"picture_{i}"].tobytes() for i in range(COUNT))
@@ -66,6 +67,17 @@ class Reference:
         if canvases.dtype != np.uint8 or canvases.ndim != 4 or not values:
             raise _unusable("its canvases are no pictures")
         return cls(pictures, canvases, values)
+
+
+def _check_stored(data: bytes) -> None:
+    """Nothing in it is compressed, so that it cannot become more than it is.
+
+    Raises:
+        ValueError: When something is.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed")
 
 
 def _unusable(reason: str) -> ArtifactError:
