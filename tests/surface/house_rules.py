@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 MOST_LINES = {ast.Module: 400, ast.ClassDef: 300, ast.FunctionDef: 60, ast.AsyncFunctionDef: 60}
 # Modules that turn bytes into objects, and so into code.
@@ -22,8 +22,13 @@ CALLS = {
     "yaml.unsafe_load": "makes objects; use yaml.safe_load",
     "yaml.full_load": "makes objects; use yaml.safe_load",
     "torch.hub.load": "downloads code and runs it",
+    "pandas.read_pickle": "makes objects",
+    "shutil.unpack_archive": "writes wherever an archive says",
     "hasattr": "decides by what an object happens to have; ask its type",
 }
+
+# Methods of archives that write wherever the archive says.
+UNPACKING = frozenset({"extract", "extractall"})
 
 Breaches = list[str]
 Rule = Callable[[ast.Module], Breaches]
@@ -51,6 +56,7 @@ def _length(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def unpacked_objects(tree: ast.Module) -> Breaches:
     """Pickle and its kin, whatever they are imported as."""
     breaches = []
+    known = _imported(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = {alias.name.split(".")[0] for alias in node.names}
@@ -61,28 +67,31 @@ def unpacked_objects(tree: ast.Module) -> Breaches:
         else:
             names = set()
         breaches += [f"{node.lineno}: imports {name}" for name in sorted(names & UNPACKERS)]
-        if isinstance(node, ast.Attribute) and _dotted(node.value) == "pickle":
+        if isinstance(node, ast.Attribute) and _meant(node.value, known) == "pickle":
             breaches += [f"{node.lineno}: pickle.{node.attr}"] * (node.attr not in HARMLESS_PICKLE)
     return breaches
 
 
 def dangerous_calls(tree: ast.Module) -> Breaches:
-    """Calls that run text, start a shell, or make objects of bytes."""
+    """Calls that run text, start a shell, or make objects of bytes, whatever they are imported as."""
+    known = _imported(tree)
     return [
         f"{node.lineno}: {complaint}"
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
-        for complaint in _complaints(node)
+        for complaint in _complaints(node, known)
     ]
 
 
-def _complaints(call: ast.Call) -> Iterator[str]:
-    name = _dotted(call.func)
+def _complaints(call: ast.Call, known: Mapping[str, str]) -> Iterator[str]:
+    name = (_meant(call.func, known) or "").removeprefix("builtins.")
     given = {keyword.arg: keyword.value for keyword in call.keywords}
     if name in CALLS:
         yield f"{name} {CALLS[name]}"
     if name == "torch.load" and not _is_true(given.get("weights_only")):
         yield "torch.load without weights_only=True"
+    if isinstance(call.func, ast.Attribute) and call.func.attr in UNPACKING:
+        yield f"{call.func.attr} writes wherever an archive says"
     if "allow_pickle" in given and not _is_false(given["allow_pickle"]):
         yield "allow_pickle is not False"
     if "shell" in given and not _is_false(given["shell"]):
@@ -104,6 +113,23 @@ def swallowed_errors(tree: ast.Module) -> Breaches:
             wide = {"Exception", "BaseException"} & {_dotted(argument) for argument in node.args}
             breaches += [f"{node.lineno}: suppresses every {name}" for name in wide]
     return breaches
+
+
+def _imported(tree: ast.Module) -> dict[str, str]:
+    """What each imported name stands for: ``import numpy as np`` gives np: numpy."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def _meant(node: ast.expr, known: Mapping[str, str]) -> str | None:
+    """The same as `_dotted`, but as it is called where it is at home."""
+    first, dot, rest = (_dotted(node) or "").partition(".")
+    return known.get(first, first) + dot + rest or None
 
 
 def _dotted(node: ast.expr) -> str | None:
