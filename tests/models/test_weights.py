@@ -231,7 +231,7 @@ def test_a_name_that_cannot_be_looked_up_is_not_waited_for(tmp_path, monkeypatch
     monkeypatch.setattr(socket, "create_connection", hang)
     try:
         with pytest.raises(WeightsError, match=r"no answer within 0\.1 s"):
-            ask("http://nowhere.invalid", tmp_path, timeout=0.1)
+            ask("https://nowhere.invalid", tmp_path, timeout=0.1)
     finally:
         released.set()
 
@@ -245,10 +245,23 @@ def test_a_silent_hub_is_not_waited_for(tmp_path, checkpoint):
 
 
 def test_a_proxy_that_is_down_is_found_out(tmp_path, monkeypatch):
-    monkeypatch.setenv("http_proxy", NOWHERE)
+    monkeypatch.setenv("https_proxy", NOWHERE)
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(WeightsError, match="cannot be reached"):
-        ask("http://hub.invalid", tmp_path)
+        ask("https://hub.invalid", tmp_path)
+
+
+@pytest.mark.parametrize("wanted", ["hub", "auto"])
+@pytest.mark.parametrize(
+    "address",
+    ["http://hub.invalid", "http://192.0.2.1", "http://127.0.0.1.hub.invalid", "ftp://hub.invalid", "hub"],
+)
+def test_a_hub_beyond_this_machine_is_asked_with_tls_or_not_at_all(tmp_path, monkeypatch, address, wanted):
+    opened = []
+    monkeypatch.setattr(socket, "create_connection", lambda *given, **_: opened.append(given))
+    with pytest.raises(WeightsError, match="without TLS"):
+        ask(address, tmp_path, wanted=wanted)
+    assert opened == []
 
 
 def test_a_broken_download_is_taken_up_again(tmp_path, checkpoint):

@@ -20,6 +20,7 @@ from pictune.errors import MachineError, WeightsError
 
 HUB_FILE = "model.safetensors"
 CONNECT_SECONDS = 2.0  # a network that is off must not keep anybody waiting
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -53,6 +54,7 @@ class Hub:
             raise self._unavailable(
                 "HF_HUB_OFFLINE forbids asking the hub, and its cache lacks these weights"
             )
+        _check_private(self.endpoint)
         obstacle = _obstacle(self.endpoint, seconds=min(CONNECT_SECONDS, self.timeout))
         if obstacle:
             raise self._unavailable(f"the hub at {self.endpoint} cannot be reached ({obstacle})")
@@ -189,6 +191,20 @@ class Hub:
 def brief(error: BaseException) -> str:
     """The first line of an error, or its kind when it has no words."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+def _check_private(address: str) -> None:
+    """Refuses a hub that is asked without TLS: whoever sits between changes weights and checksum alike.
+
+    Raises:
+        WeightsError: When it is neither asked by https nor on this machine.
+    """
+    url = urllib.parse.urlsplit(address)
+    if url.scheme != "https" and url.hostname not in LOOPBACK:
+        raise WeightsError(
+            f"the hub at {address} would be asked without TLS: anybody on the way could change the weights",
+            instead="Name an address with https:// in HF_ENDPOINT, or download the file and name its path.",
+        )
 
 
 def _obstacle(address: str, *, seconds: float) -> str:
