@@ -33,7 +33,7 @@ def write_rows(path: Path, answers: Sequence[Prediction], unreadable: Mapping[st
         MachineError: When the disk is full or may not be written.
     """
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(stream, COLUMNS, restval="")  # with its own line ends, as only those are quoted
     writer.writeheader()
     for answer in answers:
         for row in _rows(answer):

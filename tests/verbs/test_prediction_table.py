@@ -1,0 +1,30 @@
+"""The table of answers: whatever pictures and classes are called, no spreadsheet runs it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pictune.data.sample import Boxes, Labels
+from pictune.tasks.task import Prediction
+from pictune.verbs.prediction_table import write_rows
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_cell_begins_as_a_formula_does(tmp_path: Path, start: str) -> None:
+    name = f"{start}cmd|' /C calc'!A1"
+    box = Boxes((name,), np.array([[-5.0, 1, 2, 3]]))
+    answers = [
+        Prediction(f"{name}.png", Labels((name,)), {name: 0.9}),
+        Prediction(f"{name}.png", box, {}, (0.9,)),
+    ]
+    write_rows(tmp_path / "answers.csv", answers, {f"{name}.jpg": f"{name} is no picture"})
+    with (tmp_path / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["path"] for row in rows] == [f"'{name}.png", f"'{name}.png", f"'{name}.jpg"]
+    assert [row["class"] for row in rows] == [f"'{name}", f"'{name}", ""]
+    assert rows[2]["error"] == f"'{name} is no picture"
+    assert float(rows[1]["left"]) == -5, "a number is no formula"
