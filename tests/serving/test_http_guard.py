@@ -400,13 +400,15 @@ def test_a_message_is_never_long(length: int) -> None:
     [("GET", "/v1/models"), ("GET", "/none"), ("DELETE", "/"), ("POST", "/v1/predict"), ("GET", "/metrics")],
 )
 def test_every_answer_forbids_to_run_frame_sniff_and_store_it(server: Server, method: str, path: str) -> None:
-    headers = server.ask(method, path).headers
+    headers = server.ask(method, path, origin=f"http://127.0.0.1:{server.port}", cookie="a=b").headers
     assert headers["cache-control"] == "no-store"
     assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert headers["cross-origin-resource-policy"] == "same-origin"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert "server" not in headers
+    assert "set-cookie" not in headers
+    assert not [name for name in headers if name.startswith("access-control-")]
 
 
 def test_names_of_classes_are_data_and_never_html() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import inspect
+import ipaddress
 import json
 import os
 import signal
@@ -18,9 +20,11 @@ from pathlib import Path
 import pytest
 from engine_place import ordinary, write
 
+from pictune.data.headers import Limits
 from pictune.errors import InputError
 from pictune.exporting.artifact import Artifact
-from pictune.serving.server import check_open
+from pictune.serving.limits import ServerLimits
+from pictune.serving.server import LOOPBACK, Settings, check_open
 from pictune.serving.tokens import Tokens
 from pictune.verbs.serve import serve
 
@@ -223,6 +227,23 @@ def test_new_tokens_are_printed_once_and_needed(colours: Path, tmp_path: Path) -
     with started(colours, "--tokens", file) as server:
         assert server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 200
         assert not any(token in line for line in server.lines)
+
+
+def test_unless_told_otherwise_only_this_machine_may_ask() -> None:
+    assert inspect.signature(serve).parameters["host"].default == "127.0.0.1"
+    assert Settings(models={}).host == "127.0.0.1"
+    assert ipaddress.ip_address(Settings(models={}).host).is_loopback
+    assert all(name == "localhost" or ipaddress.ip_address(name).is_loopback for name in LOOPBACK)
+
+
+def test_the_limits_are_on_by_default() -> None:
+    limits = ServerLimits()
+    assert limits.body_bytes == 16 * 2**20
+    assert (limits.batch_images, limits.queue_images, limits.connections) == (32, 64, 256)
+    assert (limits.request_s, limits.header_s, limits.header_bytes) == (30, 10, 16 * 2**10)
+    assert limits.json_depth == 32
+    assert Limits().max_pixels == 40_000_000
+    assert Settings(models={}).limits == limits
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::"])

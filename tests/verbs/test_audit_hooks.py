@@ -87,6 +87,7 @@ def served(watched: Watched, pictures: Path) -> list[dict[str, Any]]:
                 break
         else:
             pytest.fail("".join(said))
+        assert said[-1].startswith("Ready: http://127.0.0.1:")
         token = (watched.place / "work" / "tokens").read_text().split()[1]
         asked = sorted(pictures.iterdir())[:3]
         code, out, err = watched.run("-c", CLIENT, said[-1].split()[1], token, *asked)
