@@ -117,7 +117,7 @@ def swallowed_errors(tree: ast.Module) -> Breaches:
 
 def _imported(tree: ast.Module) -> dict[str, str]:
     """What each imported name stands for: ``import numpy as np`` gives np: numpy."""
-    found = {}
+    found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.asname: alias.name for alias in node.names if alias.asname}

@@ -98,10 +98,12 @@ def served(watched: Watched, pictures: Path) -> list[dict[str, Any]]:
     return json.loads(out)
 
 
+@pytest.mark.slow
 def test_nothing_had_to_be_refused(flow: Flow) -> None:
     assert flow.watched.breaches() == []
 
 
+@pytest.mark.slow
 def test_every_process_was_watched_and_no_other_was_started(flow: Flow) -> None:
     """Some ways to start a process tell no hook; but each one that runs Python says so itself."""
     started = [words[1:] for words in flow.watched.started()]
@@ -112,12 +114,14 @@ def test_every_process_was_watched_and_no_other_was_started(flow: Flow) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_source_data_and_the_home_are_as_they_were(flow: Flow) -> None:
     """Bytes, names, modes and times: this sees what code in C++ does, too."""
     assert len(flow.before) > 100
     assert flow.kept == flow.before
 
 
+@pytest.mark.slow
 def test_it_came_to_an_end(flow: Flow) -> None:
     """A flow that does nothing breaks no rule."""
     work = flow.watched.place / "work"

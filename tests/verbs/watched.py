@@ -25,6 +25,7 @@ MAY_BE_STARTED = (
     ("/sbin/ldconfig", "-p"),
 )
 
+INHERITED = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 MAY_BE_WRITTEN = ("work", "cache", "tmp")
 SOURCES = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds that a process may take before a test fails
@@ -62,9 +63,8 @@ class Watched:
     @contextmanager
     def process(self, *words: object) -> Iterator[subprocess.Popen[str]]:
         """A watched Python process with these words on its command line; it runs in ``work``."""
-        # Coverage would write its own file; pictune must keep still without being told to be offline.
-        dropped = ("COVERAGE", "XDG_", "HF_", "PYTHONSTARTUP")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+        # Nothing else of the environment: other tests leave places there, and coverage its own file.
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         path = (str(self.place / "watch"), *filter(None, [os.environ.get("PYTHONPATH")]))
         environment |= {
             "HOME": str(self.place / "home"),
