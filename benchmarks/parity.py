@@ -2,7 +2,7 @@
 
     python benchmarks/parity.py [--networks resnet18 unet-resnet18] [--pictures 200]
 
-Each network is trained for a minute on drawn scenes of red circles and blue squares, from scratch, and
+Each network is trained briefly on drawn scenes of red circles and blue squares, from scratch, and
 exported as anybody would, with `export` (ONNX, fp32). Then run and export are asked about the files of
 `tests/odd_files.py`: turned by EXIF, grey, CMYK, 16 bits deep, palettes, transparent; of odd sizes, tiny,
 wide and tall. The export is asked twice: as `predict` does, many at a time, and as the server does, by the
@@ -44,7 +44,7 @@ from pictune.verbs.asked import open_asked
 
 CONFIDENCE, COORDINATE = 1e-4, 0.01
 LOW_SCORE = 0.05
-LEAST_SHARE = 0.01  # of the answers: a class that is answered less often was not learnt
+LEAST_SHARE = 0.01  # of what is compared: a class that is answered less often was not learnt
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,13 @@ def unsure(model: Run | Path, pictures: list[Path]) -> list[Prediction]:
 
 def faults(found: Likeness, network: Network, value: float, *, pictures: int) -> list[str]:
     """Why a comparison does not show that run and export are the same."""
-    answers = sum(found.answered.values())
     rarest = min(found.answered.values(), default=0)
     classes = {"labels": 3, "boxes": 2, "masks": 3}[network.data]
     reasons = {
         f"only {found.pictures} of {pictures} pictures were answered": found.pictures != pictures,
         f"{network.metric} is only {value:.3f}": value < network.least,
         f"answered were only {dict(found.answered)}": len(found.answered) < classes
-        or rarest < LEAST_SHARE * answers,
+        or rarest < LEAST_SHARE * found.compared,
         f"other answers for {', '.join(Path(p).name for p in found.differing[:20])}": bool(found.differing),
         f"confidences are {found.confidence:.2g} apart": not found.confidence <= CONFIDENCE,
         f"coordinates are {found.coordinate:.2g} apart": not found.coordinate <= COORDINATE,
@@ -206,8 +205,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--pictures", type=int, default=200)
     given = parser.parse_args()
-    heads = ("network", "on scenes", "odd pictures", "compared", "same answers", "scores apart")
-    heads += ("coordinates apart", "other pixels", "seconds")
+    heads = ["network", "on scenes", "odd pictures", "compared", "same answers", "scores apart"]
+    heads += ["coordinates apart", "other pixels", "seconds"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}", flush=True)
     wrong = []
     with tempfile.TemporaryDirectory() as temporary:

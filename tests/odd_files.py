@@ -29,13 +29,17 @@ def odd_scene(number: int) -> Pixels:
     whole = toys.scene(1000 + number)[0]
     if shape == "tiny":
         width, height = (int(side) for side in generator.integers(8, 17, 2))
-        return cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+        return _resized(whole, width, height)
     if shape == "odd":
         width, height = (2 * int(half) + 1 for half in generator.integers(14, 80, 2))
-        return cv2.resize(whole, (width, height), interpolation=cv2.INTER_CUBIC)
+        return _resized(whole, width, height, cv2.INTER_CUBIC)
     thick, times = 2 * int(generator.integers(10, 32)) + 1, int(generator.integers(3, 9))
-    one = cv2.resize(whole, (thick, thick), interpolation=cv2.INTER_AREA)
+    one = _resized(whole, thick, thick)
     return np.concatenate([one] * times, axis=1 if shape == "wide" else 0)
+
+
+def _resized(pixels: Pixels, width: int, height: int, way: int = cv2.INTER_AREA) -> Pixels:
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), np.uint8)
 
 
 def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
