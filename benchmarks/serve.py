@@ -8,12 +8,13 @@ measures everything once, so that a busy machine slows all alike; figures are me
 
 Printed are the raw numbers of every round and then: throughput of 8 clients beside in process (>= 1.0), p50
 of one client less in process (<= 2 ms), p99 / p50 of 16 clients (<= 2.5); p99 of 8 clients beside one that
-sends nothing but bad requests, and beside one whose bad requests have up to 15 MB (<= 2 times); and where four times as many requests come as could be answered:
-answers beside the best throughput (>= 0.85), and how long a refusal takes (<= 100 ms).
+sends nothing but bad requests, and beside one whose bad requests have up to 15 MB (<= 2 times); and where
+four times as many requests come as could be answered: answers beside the best throughput (>= 0.85), and how
+long a refusal takes (<= 100 ms).
 
 With ``--litserve``, a folder made by ``pip install --target FOLDER litserve``, the same file and the same
-preprocessing behind LitServe are measured in the same rounds, with one worker of all threads, which is what it
-does by itself, and with one worker a processor (>= 1.2). Both servers get the same forms.
+preprocessing behind LitServe are measured in the same rounds, with one worker of all threads, as it comes,
+and with one worker a processor (>= 1.2). Both servers get the same forms.
 """
 
 from __future__ import annotations
