@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := src tests benchmarks
+SOURCES := src tests benchmarks deploy
 BENCHMARKS := startup train_throughput many_files busy_neighbour
 
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ bench: $(VENV)/installed-dev ## Run the benchmarks that need no pictures, one af
 clean: ## Remove .venv and all that checks and tests leave behind; runs stay.
 	rm -rf $(VENV) build dist htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache \
 	    .import_linter_cache .hypothesis src/*.egg-info
-	find src tests benchmarks -type d -name __pycache__ -prune -exec rm -rf {} +
+	find src tests benchmarks deploy -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # pip is the last thing that venv makes, so its presence says that the folder is whole.
 $(BIN)/pip:
