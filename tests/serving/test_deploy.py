@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -35,30 +36,50 @@ UNIT = dict(
 NEEDS_SYSTEMD = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed on this machine"
 )
-#: Put before everything else in every process: what is not on the list cannot be imported.
+#: Runs first in every process: what is not on the list cannot be imported, and what is imported is noted.
 ONLY_LISTED = """
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 from re import sub
 
-LISTED = {names!r}
+LISTED, NOTES = {names!r}, {notes!r}
+HOMES = {{
+    module: {{sub("[-_.]+", "-", home).lower() for home in homes}}
+    for module, homes in packages_distributions().items()
+}}
 
-class Unlisted:
-    modules = {{
-        module for module, homes in packages_distributions().items()
-        if not {{sub("[-_.]+", "-", home).lower() for home in homes}} & LISTED
-    }}
-
+class OnlyListed:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in self.modules:
+        homes = HOMES.get(name, set())
+        if homes and not homes & LISTED:
             raise ModuleNotFoundError(f"{{name}} is not on the list", name=name)
+        if homes:
+            with open(NOTES, "a") as notes:
+                notes.write(" ".join(homes) + "\\n")
 
-sys.meta_path.insert(0, Unlisted())
+sys.meta_path.insert(0, OnlyListed())
 """
 
 
 def named(pins: list[str]) -> set[str]:
     return {canonicalize_name(pin.partition("==")[0]) for pin in pins}
+
+
+def requirements(name: str) -> set[str]:
+    """What a package needs here, without its extras."""
+    found = [Requirement(text) for text in distribution(name).requires or []]
+    return {each.name for each in found if each.marker is None or each.marker.evaluate({"extra": ""})}
+
+
+def needed() -> set[str]:
+    """What the packages of the list need."""
+    return {canonicalize_name(each) for name in named(pins()) for each in requirements(name)}
+
+
+def asked_for_by_us() -> set[str]:
+    """What is on the list, and no package of it needs."""
+    return named(pins()) - needed()
 
 
 def options(words: list[str]) -> dict[str, object]:
@@ -76,23 +97,19 @@ def test_every_version_is_that_of_the_constraints() -> None:
 
 def test_the_list_has_all_that_its_packages_need_and_nothing_else() -> None:
     listed = named(pins())
-    needed = set()
-    for name in listed:
-        for text in distribution(name).requires or []:
-            requirement = Requirement(text)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                needed.add(canonicalize_name(requirement.name))
-    assert not needed - listed
-    ours = {canonicalize_name(Requirement(text).name) for text in distribution("pictune").requires or []}
-    assert not listed - needed - ours
+    assert not needed() - listed
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert asked_for_by_us() <= {
+        canonicalize_name(Requirement(each).name) for each in project["dependencies"]
+    }
 
 
 def test_it_serves_and_predicts_with_nothing_but_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server, its worker and `predict`, for a picture, the page, the numbers and the description."""
-    names = {*named(pins()), "pictune", "coverage"}
-    (tmp_path / "sitecustomize.py").write_text(ONLY_LISTED.format(names=names))
+    names, notes = {*named(pins()), "pictune", "coverage"}, tmp_path / "imported"
+    (tmp_path / "sitecustomize.py").write_text(ONLY_LISTED.format(names=names, notes=str(notes)))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT / 'src'}")
     write(tmp_path / "colours.pictune")
     (tmp_path / "a.png").write_bytes(ordinary(1))
@@ -110,6 +127,7 @@ def test_it_serves_and_predicts_with_nothing_but_the_list(
         assert process.wait() == 0
     finally:
         process.end()
+    assert not asked_for_by_us() - set(notes.read_text().split())
 
 
 def test_the_image_starts_a_server_that_the_command_line_knows() -> None:

@@ -129,6 +129,15 @@ def test_it_answers_without_pytorch_and_ends_with_nothing_left(colours: Path) ->
         assert not any("Traceback" in line for line in server.lines), server.lines
 
 
+def test_an_installation_that_is_not_whole_ends_with_an_error_and_leaves_no_worker(colours: Path) -> None:
+    """The workers are on their way already when it shows."""
+    lacking = TORCHLESS.replace("'torch', ", "'torch', 'h11', ")
+    words = [sys.executable, "-c", lacking, "serve", "--port", "0", colours]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 1
+    assert "h11" in ended.stderr
+
+
 def test_two_models_by_name(colours: Path, tmp_path: Path) -> None:
     write(tmp_path / "other.pictune", lean=(9, 0, 0))
     with started(colours, f"warm={tmp_path / 'other.pictune'}") as server:

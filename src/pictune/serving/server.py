@@ -141,13 +141,16 @@ class _Serving:
             loop.add_signal_handler(number, self._stop, number)
         starting = asyncio.create_task(shelf.start())
         await asyncio.sleep(0)  # the workers start while this process loads what it needs
-        server = self._server(shelf)
+        try:
+            server = self._server(shelf)
+        except BaseException:
+            # Left to the event loop's end, which cancels even what starts a process, it would wait for ever.
+            await _abandon(starting, shelf)
+            raise
         stopping = asyncio.create_task(self._stopped.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():
-            starting.cancel()
-            await asyncio.wait({starting})
-            await shelf.close()
+            await _abandon(starting, shelf)
             return
         await starting
         loop.add_signal_handler(signal.SIGHUP, self._reload, shelf)
@@ -241,6 +244,13 @@ class _Serving:
             await shelf.reload(name)
         except Refusal as refusal:
             LOG.warning("Model %s stays as it is: %s [%s]", name, refusal.message, refusal.code)
+
+
+async def _abandon(starting: asyncio.Task[None], shelf: Shelf) -> None:
+    """Ends the workers that are being started."""
+    starting.cancel()
+    await asyncio.wait({starting})
+    await shelf.close()
 
 
 def _address(listener: socket.socket) -> str:
