@@ -33,7 +33,7 @@ import tempfile
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,8 @@ from PIL import Image
 
 SIZES = ((17, 23), (64, 64), (320, 240), (500, 375), (640, 480), (1280, 720), (2000, 1500), (4000, 3000))
 COMMON = 6  # sizes; of the larger ones there is one picture each
+MODES = {"turned": ("RGB", "JPEG"), "progressive": ("RGB", "JPEG"), "CMYK": ("CMYK", "JPEG")}
+MODES |= {"grey": ("L", "PNG"), "RGBA": ("RGBA", "PNG"), "GIF": ("P", "GIF")}
 BAD_SHARE = 0.01
 SAMPLE_S = 5.0
 WARM_UP_S = 60.0
@@ -115,24 +117,12 @@ def encoded(pixels: np.ndarray, name: str) -> bytes:
     """Pixels as a file; the name is Pillow's, or one of those below."""
     if name == "PNG16":
         return cv2.imencode(".png", pixels.astype(np.uint16) * 257)[1].tobytes()
-    picture = Image.fromarray(pixels)
-    options: dict[str, object] = {}
-    if name == "turned":
-        exif = Image.Exif()
-        exif[274] = 6
-        name, options = "JPEG", {"exif": exif.tobytes()}
-    elif name == "progressive":
-        name, options = "JPEG", {"progressive": True}
-    elif name == "CMYK":
-        name, picture = "JPEG", picture.convert("CMYK")
-    elif name == "grey":
-        name, picture = "PNG", picture.convert("L")
-    elif name == "RGBA":
-        name, picture = "PNG", picture.convert("RGBA")
-    elif name == "GIF":
-        picture = picture.convert("P")
+    mode, saved = MODES.get(name, ("RGB", name))
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by a quarter
+    options = {"turned": {"exif": exif.tobytes()}, "progressive": {"progressive": True}}.get(name, {})
     stream = io.BytesIO()
-    picture.save(stream, name, **options)
+    Image.fromarray(pixels).convert(mode).save(stream, saved, **options)
     return stream.getvalue()
 
 
@@ -268,8 +258,10 @@ def trained_toy(folder: Path) -> Path:
     import pictune as pt
     from pictune.data.digits import draw_digits
 
-    settings = {"model": "cnn", "weights": "none", "augmentation": "light", "epochs": 4}
-    run = pt.train(draw_digits(folder / "digits", images=600, size=64), runs=folder / "runs", **settings)
+    pictures = draw_digits(folder / "digits", images=600, size=64)
+    run = pt.train(
+        pictures, model="cnn", weights="none", augmentation="light", epochs=4, runs=folder / "runs"
+    )
     return pt.export(run, out=folder / "digits.pictune", accept_loss=True).path
 
 
@@ -340,12 +332,11 @@ def print_statuses(tally: Tally, seconds: float) -> None:
 
 def print_memory(samples: Sequence[Sample], early: Sequence[Sample], late: Sequence[Sample]) -> None:
     def row(name: str, chosen: Sequence[Sample]) -> None:
-        middle: Mapping[str, float] = {
-            part: statistics.median(getattr(each, part) for each in chosen)
-            for part in ("server", "workers", "total", "files", "threads")
-        }
-        sizes = " | ".join(f"{middle[part] / MB:.1f}" for part in ("server", "workers", "total"))
-        print(f"| {name} | {sizes} | {middle['files']:.0f} | {middle['threads']:.0f} |")
+        def middle(part: str) -> float:
+            return statistics.median(getattr(each, part) for each in chosen)
+
+        sizes = " | ".join(f"{middle(part) / MB:.1f}" for part in ("server", "workers", "total"))
+        print(f"| {name} | {sizes} | {middle('files'):.0f} | {middle('threads'):.0f} |")
 
     print("\n| RSS, MB | server | worker | both | open files | threads |\n|---|---|---|---|---|---|")
     row("before the first request", samples[:1])
@@ -375,9 +366,8 @@ def verdict(tally: Tally, samples: Sequence[Sample], seconds: float, code: int) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--artifact", type=Path, help="an exported model; a toy is made when absent")
     parser.add_argument("--clients", type=int, default=4)
