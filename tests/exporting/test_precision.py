@@ -66,8 +66,6 @@ def test_a_sure_network_keeps_its_smallest_confidences():
     assert small.any()
     assert (found[small] > 0).all()
     assert np.abs(np.log(found) - np.log(wanted)).max() < 0.1
-    halves = [node for node in half.graph.node if node.op_type == "Cast"]
-    assert 0 < sum(node.attribute[0].i == TensorProto.FLOAT16 for node in halves) < 4
 
 
 @pytest.mark.parametrize("value", [LARGEST * 1.01, np.inf, np.nan])

@@ -112,9 +112,10 @@ def to_half(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _cut_detours(model: onnx.ModelProto) -> None:
-    """Hands what stays in float32 from node to node as it is.
+    """Hands out answers that were computed in float32 as they are.
 
-    Onnxruntime's tool rounds it to half precision in between, where a confidence below 6e-8 is lost.
+    Onnxruntime's tool rounds them to half precision and back first, where a confidence below 6e-8 is lost.
+    What goes into their computation stays rounded: where it is beyond half precision, the answers tell.
     """
     import onnx
 
@@ -122,31 +123,18 @@ def _cut_detours(model: onnx.ModelProto) -> None:
     del graph.value_info[:]  # what the tool left there is of the wrong type here and there
     inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
     full = {value.name for value in inferred if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
-    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
-    rounded = {
-        name: node.input[0]
-        for name, node in casts.items()
-        if node.attribute[0].i == onnx.TensorProto.FLOAT16 and node.input[0] in full
-    }
-    origin = {
-        name: rounded[node.input[0]]
-        for name, node in casts.items()
-        if node.attribute[0].i == onnx.TensorProto.FLOAT and node.input[0] in rounded
-    }
-    kept = {value.name for value in graph.output}
-    for node in graph.node:
-        if node.op_type == "Cast" and node.output[0] in origin and node.output[0] in kept:
-            node.op_type = "Identity"
-            del node.attribute[:]
-            node.input[0] = origin[node.output[0]]
-        else:
-            for place, name in enumerate(node.input):
-                node.input[place] = origin.get(name, name)
-    used = {name for node in graph.node for name in node.input} | kept
-    while idle := [n for n in graph.node if n.op_type == "Cast" and not used & set(n.output)]:
-        for node in idle:
-            graph.node.remove(node)
-        used = {name for node in graph.node for name in node.input} | kept
+    makers = {name: node for node in graph.node for name in node.output}
+    for answer in graph.output:
+        widened = makers[answer.name]
+        rounded = makers.get(widened.input[0])
+        both = widened.op_type == "Cast" and rounded is not None and rounded.op_type == "Cast"
+        if both and rounded is not None and rounded.input[0] in full:
+            widened.op_type = "Identity"
+            del widened.attribute[:]
+            widened.input[0] = rounded.input[0]
+    used = {name for node in graph.node for name in node.input} | {answer.name for answer in graph.output}
+    for node in [node for node in graph.node if node.op_type == "Cast" and not used & set(node.output)]:
+        graph.node.remove(node)
 
 
 def import_tools() -> None:
