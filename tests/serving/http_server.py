@@ -24,7 +24,8 @@ from pictune.data.decoding import decode
 from pictune.errors import DataError
 from pictune.serving.app import create_app
 from pictune.serving.limits import ServerLimits
-from pictune.serving.listening import configured, log_loop_trouble
+from pictune.serving.listening import configured
+from pictune.serving.loop import run
 from pictune.serving.memory import give_back_large_blocks
 from pictune.serving.metrics import Metrics
 from pictune.serving.refusals import Refusal
@@ -175,7 +176,7 @@ class Server(Client):
         self.thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        asyncio.run(self.uvicorn.serve())
+        run(self.uvicorn.serve())
 
     def start(self) -> None:
         self.thread.start()
@@ -234,7 +235,6 @@ async def main() -> None:
     give_back_large_blocks()
     limits = ServerLimits(**settings.get("limits", {}))
     limits = limits.fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
-    asyncio.get_running_loop().set_exception_handler(log_loop_trouble)
     metrics = Metrics()
     app = create_app(
         Decoding(), limits=limits, tokens=None, hosts=(), metrics=metrics, draining=lambda: False
@@ -249,4 +249,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main())

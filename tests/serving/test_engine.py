@@ -23,7 +23,7 @@ ODD = Path(odd_worker.__file__)
 
 @pytest.fixture(scope="module")
 def anyio_backend() -> str:
-    return "asyncio"
+    return "asyncio", {"use_uvloop": True}  # as the server runs
 
 
 @pytest.fixture(scope="module")

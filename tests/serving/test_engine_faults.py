@@ -35,7 +35,7 @@ MB = 2**20
 
 @pytest.fixture
 def anyio_backend() -> str:
-    return "asyncio"
+    return "asyncio", {"use_uvloop": True}  # as the server runs
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ PAUSE = 0.05  # seconds between a client's questions; without it new workers wou
 
 @pytest.fixture
 def anyio_backend() -> str:
-    return "asyncio"
+    return "asyncio", {"use_uvloop": True}  # as the server runs
 
 
 @pytest.fixture

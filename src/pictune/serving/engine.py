@@ -167,8 +167,8 @@ class Engine:
         self._unanswered += 1
         self._all_answered.clear()
         self._line.enter(item)
-        self._pump()
         try:
+            self._pump()
             answer = await item.answer
         finally:
             timer.cancel()

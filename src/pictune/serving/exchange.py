@@ -100,7 +100,8 @@ class Exchange(RequestResponseCycle):
                 output += self.conn.send(event=h11.EndOfMessage())
                 self.response_complete = True
                 self.message_event.set()
-            self.transport.write(output)
+            if not self.transport.is_closing():  # by a deadline; uvloop would raise
+                self.transport.write(output)
             if self.response_complete:
                 self.on_response()
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from typing import Any
-
 import uvicorn
 
 from pictune.serving.guard import Application
 from pictune.serving.limits import ServerLimits
 from pictune.serving.metrics import Metrics
 from pictune.serving.protocol import protocol_with
-
-LOG = logging.getLogger("pictune.serving")
 
 
 def configured(
@@ -32,7 +26,7 @@ def configured(
         app,
         host=host,
         port=port,
-        loop="asyncio",
+        loop="none",
         http=protocol_with(limits, metrics),
         ws="none",
         lifespan="off",
@@ -44,15 +38,3 @@ def configured(
         h11_max_incomplete_event_size=limits.header_bytes,
         timeout_graceful_shutdown=int(limits.request_s),
     )
-
-
-def log_loop_trouble(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """An exception handler for the event loop: no file left to accept with is one line, not a traceback.
-
-    Accepting pauses for a second by itself then, and goes on.
-    """
-    error = context.get("exception")
-    if isinstance(error, OSError) and "accept" in context.get("message", ""):
-        LOG.warning("a connection could not be accepted: %s", error.strerror)
-    else:
-        loop.default_exception_handler(context)

@@ -237,7 +237,9 @@ class DeadlineProtocol(H11Protocol):
     def evict(self) -> None:
         """Another connection needs the place of this one, which has no request."""
         if self.transport.get_write_buffer_size():
-            self.transport.abort()  # it did not even take its last answer
+            self._close()
+            # What was written in this turn of the loop leaves before the next; what is left then is dropped.
+            self.loop.call_soon(self.transport.abort)
         elif self.cycle is None or self._speaking:
             self.refuse(_no_room())
         else:
@@ -280,12 +282,7 @@ class DeadlineProtocol(H11Protocol):
         self._lingered = 0
         self._arm(self.limits.linger_s, self.transport.abort)
         self.flow.resume_reading()
-        # What is still to be written ends with the deadline; asyncio would not forgive a client that is gone.
-        if not self.transport.get_write_buffer_size():
-            try:
-                self.transport.write_eof()
-            except OSError:
-                self.transport.abort()
+        self.transport.write_eof()  # after what is still to be written, which ends with the deadline
 
     def _close(self) -> None:
         """Closes once everything was written, or when the client does not take it."""

@@ -73,10 +73,12 @@ def serve_forever(settings: Settings, *, listening: Callable[[str], None]) -> No
         MachineError: When the workers of a model die again and again.
         StoppedError: When a second signal came while answers were waited for.
     """
+    from pictune.serving.loop import run  # only a server needs it, not the command line
+
     check_open(settings.host, settings.tokens)
     give_back_large_blocks()
     with _bound(settings) as listener:
-        asyncio.run(_Serving(settings, listener, listening).run())
+        run(_Serving(settings, listener, listening).run())
 
 
 def check_open(host: str, tokens: Tokens | None) -> None:
@@ -169,7 +171,7 @@ class _Serving:
         import uvicorn
 
         from pictune.serving.app import create_app
-        from pictune.serving.listening import configured, log_loop_trouble
+        from pictune.serving.listening import configured
 
         class Server(uvicorn.Server):
             """Leaves signals to us: uvicorn's own handlers end with the signal's exit code."""
@@ -179,7 +181,6 @@ class _Serving:
                 """Captures none."""
                 yield
 
-        asyncio.get_running_loop().set_exception_handler(log_loop_trouble)
         limits = self._settings.limits.fitted(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         app = create_app(
             shelf,

@@ -89,15 +89,7 @@ class Worker:
             options["--headroom"] = capacity.headroom
         words = [str(word) for option in options.items() for word in option]
         try:
-            # In a session of its own, so that Ctrl-C in the terminal reaches only the server.
-            process = await asyncio.create_subprocess_exec(
-                *program,
-                *words,
-                pass_fds=(theirs.fileno(), *kept_open),
-                stdin=DEVNULL,
-                stdout=DEVNULL,
-                start_new_session=True,
-            )
+            process = await _spawned([*program, *words], (theirs.fileno(), *kept_open))
         except BaseException:
             ours.close()
             raise
@@ -139,7 +131,8 @@ class Worker:
 
     def send(self, frame: Frame) -> None:
         """Hands a frame over; a worker that is gone is noticed by `receive`."""
-        self._writer.write(frame.pack())
+        if not self._writer.is_closing():  # uvloop would raise
+            self._writer.write(frame.pack())
 
     async def receive(self) -> Frame | None:
         """Waits for what the worker says next; None when it is gone.
@@ -171,3 +164,22 @@ class Worker:
             self.kill()
             self._writer.close()
             await self._process.wait()
+
+
+async def _spawned(words: Sequence[str], descriptors: Sequence[int]) -> Process:
+    """A new process that gets these descriptors, in a session of its own: Ctrl-C reaches only the server.
+
+    When this is cancelled no process is left; uvloop alone does not see to that.
+    """
+    spawning = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *words, pass_fds=descriptors, stdin=DEVNULL, stdout=DEVNULL, start_new_session=True
+        )
+    )
+    try:
+        return await asyncio.shield(spawning)
+    except asyncio.CancelledError:
+        process = await spawning
+        process.kill()
+        await process.wait()
+        raise
