@@ -99,7 +99,7 @@ def test_absent_paths_are_all_named(finished, here) -> None:
 
 
 def test_what_is_no_run(here) -> None:
-    with pytest.raises(RunError, match="is not a run folder"):
+    with pytest.raises(RunError, match="there is nothing at nothing"):
         predict("nothing", "a.png")
 
 
