@@ -18,12 +18,11 @@ from pictune.recipe_text import load_yaml
 from pictune.recipes import Recipe, read_recipe
 from pictune.run import Run, weights_sum
 from pictune.tasks.model import Model
-from pictune.tasks.specification import Specification
 from pictune.verbs import reading
 from pictune.verbs.asked import trained_run
 from pictune.verbs.export_trial import Candidate, Trial, decoding_of
 from pictune.verbs.judging import versions
-from pictune.verbs.model_card import model_card
+from pictune.verbs.model_card import model_card, origin_told
 from pictune.verbs.opening import Opened, home_of, open_run
 from pictune.verbs.tables import TABLES
 from pictune.verbs.targets import check_export
@@ -245,7 +244,7 @@ def _facts(
     dynamic_size: bool,
 ) -> dict[str, Any]:
     """What model.json tells besides the specification."""
-    spec = model.specification
+    spec, begun = model.specification, reading.origin_of(run)["weights"]
     return {
         "run": run.name,
         "made_with": exporting_versions(),
@@ -254,7 +253,12 @@ def _facts(
         "outputs": list(model.task.exported),
         "calibration": None,  # confidences leave the network as they are
         "kept_in_float": list(kept),
-        "weights": {"origin": spec.origin, "licence": spec.licence, "sha256": weights_sum(run)},
+        "weights": {
+            "kind": begun["kind"],
+            "origin": origin_told(begun, network=spec.network),
+            "licence": spec.licence,
+            "sha256": weights_sum(run),
+        },
         "data": {
             "fingerprint": opened.kept["fingerprint"],
             "images": {name: len(keys) for name, keys in opened.kept["splits"].items()},
@@ -291,7 +295,7 @@ def _metrics(run: Run) -> dict[str, Any]:
 def _write(
     target: Path, candidate: Candidate, facts: Mapping[str, Any], format_name: str, precision: str
 ) -> None:
-    spec: Specification = candidate.exported.specification
+    spec = replace(candidate.exported.specification, origin=facts["weights"]["origin"])
     write_artifact(
         target,
         specification=spec,
@@ -299,6 +303,6 @@ def _write(
         precision=precision,
         files=candidate.files,
         reference=candidate.exported.make_reference().to_bytes(),
-        card=model_card(target.stem, spec, facts, format_name=format_name, precision=precision),
+        card=model_card(target.name, spec, facts, format_name=format_name, precision=precision),
         facts=facts,
     )
