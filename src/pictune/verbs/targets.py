@@ -60,7 +60,8 @@ def check_file(target: Path, *, pictures: Sequence[Path], flag: str) -> None:
         flag: By which the user chooses the target.
 
     Raises:
-        RunError: When the target cannot be a file.
+        RunError: When the target cannot be a file, or nothing can be written there.
+        MachineError: When the disk is full or broken.
         DataError: When the target lies among the pictures.
     """
     if target.is_dir() or not target.parent.is_dir():
