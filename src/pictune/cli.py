@@ -58,6 +58,10 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("pictune: stopped", err=True)
         sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # inside a command, typer takes Ctrl-C for itself and says nothing
+            typer.echo("pictune: stopped", err=True)
+        raise
     except BrokenPipeError:
         sys.stderr.close()  # whoever read us has gone; there is nobody left to tell
         sys.exit(141)
@@ -198,18 +202,20 @@ def predict(
     started = time.monotonic()
     from pictune.exporting.artifact import is_artifact
 
-    if not is_artifact(run):  # an exported model needs no PyTorch
+    exported = is_artifact(run)
+    if not exported:  # an exported model needs no PyTorch
         steady_threads()
     from pictune.verbs.predict import predict as verb
 
     result = verb(run, *pictures, save=save, csv=csv)
     if as_json:
         facts = {
-            "run": shown_path(run.resolve()),
+            "model" if exported else "run": shown_path(run.resolve()),
             "predictions": result.rows(),
             "unreadable": result.unreadable,
         }
         facts |= {"drawn": [shown_path(path) for path in result.drawn]} if save else {}
+        facts |= {"table": shown_path(result.table)} if result.table else {}
         print_json("predict", started, facts)
     else:
         typer.echo(result.summary())

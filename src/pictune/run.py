@@ -126,6 +126,20 @@ class Run:
         state = str(self.read("status.json").get("state", "failed"))
         return state if state in STATES else "failed"
 
+    @property
+    def user(self) -> str:
+        """The process that is training the run, and since when; empty when none is."""
+        try:
+            stream = (self.path / ".lock").open(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return stream.read().strip() or "unknown"
+        return ""
+
     def read(self, name: str) -> dict[str, Any]:
         """One of the run's JSON files.
 

@@ -515,3 +515,21 @@ def test_9_damage_gives_a_picture_or_a_reason(seed: int, flips: list[tuple[float
 def test_notes_fit_findings():
     for note in decode(USED["19 palette with tRNS"][0]).notes:
         assert Finding(note.code, note.outcome, "a.png", note.message).message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"notes\nof mine", "The file is not a picture: it begins with the text 'notes'."),
+        (b"<!DOCTYPE html><html><body>404", "not a picture: it begins with the text '<!DOCTYPE html><html'."),
+        (b"\n\nnotes", "The file is not a picture."),
+        (b"a\x1b[31mb", "The file is not a picture."),
+        (b"\xff\x00", "The file is not a picture."),
+        ("pâté".encode(), "The file is not a picture."),
+    ],
+)
+def test_what_is_no_picture_is_told_in_words(content: bytes, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        decode(content)
+    assert caught.value.code == "not_image"
+    assert caught.value.message.endswith(said)

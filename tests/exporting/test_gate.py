@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pictune.exporting.gate import TOLERANCES, judge_export
+from pictune.exporting.gate import TOLERANCES, Verdict, judge_export
 from pictune.tasks.table import ClassTable
 
 IMAGES, CLASSES = 400, ("a", "b", "c", "d")
@@ -192,3 +192,16 @@ def test_what_cannot_be_measured_cannot_be_accepted() -> None:
     apart = np.full(IMAGES, np.nan)
     assert not verdict(original()[0], apart=apart).measured
     assert verdict(original()[0][:, ::-1]).measured
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ((0.02, 0.01), "10.0 ms, 2.00 times as fast as the run's model in PyTorch"),
+        ((0.01, 0.015), "15.0 ms, 1.50 times as long as the run's model in PyTorch"),
+        ((0.01, 0.0), "0.0 ms\n"),
+    ],
+)
+def test_slower_is_not_called_as_fast(seconds: tuple[float, float], said: str) -> None:
+    verdict = Verdict("fp32", (), (), None, None, None, None, (), seconds, (1, 1))
+    assert said in verdict.summary()

@@ -110,3 +110,13 @@ def test_a_file_where_a_folder_is_needed(here, words: list[str]) -> None:
         f"notes.txt is a file, and a folder is needed\nChoose another place with {words[-1]}." in answer.err
     )
     assert (here / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("verb", ["export", "predict", "evaluate"])
+def test_a_verb_that_is_stopped_says_so(here, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"pictune.verbs.{verb}.{verb}", stopped)
+    answer = ask(verb, "runs/a", *["a.png"] * (verb == "predict"))
+    assert (answer.code, answer.out, answer.err) == (130, "", "pictune: stopped\n")

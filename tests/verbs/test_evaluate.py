@@ -113,7 +113,7 @@ class TestSplits:
     def test_what_is_no_run(self, here, finished) -> None:
         shutil.copytree(finished.run.path, here / "unfinished")
         shutil.rmtree(here / "unfinished/model")
-        for folder, said in (("nothing", "is not a run folder"), ("unfinished", "there is no model")):
+        for folder, said in (("nothing", "there is nothing at nothing"), ("unfinished", "there is no model")):
             answer = ask("evaluate", folder)
             assert answer.code == 2
             assert said in answer.err

@@ -99,7 +99,7 @@ def test_absent_paths_are_all_named(finished, here) -> None:
 
 
 def test_what_is_no_run(here) -> None:
-    with pytest.raises(RunError, match="is not a run folder"):
+    with pytest.raises(RunError, match="there is nothing at nothing"):
         predict("nothing", "a.png")
 
 
@@ -134,3 +134,23 @@ def test_pictures_are_read_by_the_rules_of_the_run(here) -> None:
     answer = learn(here / "data", "--set", "data.value_range=[0, 10]", "--name", "a")
     assert answer.code == 0, answer.err
     assert len(predict("runs/a", "data/dark").answers) == 8
+
+
+def test_an_exported_model_is_named_as_one_and_a_table_is_told(finished, here) -> None:
+    assert ask("export", finished.run.path).code == 0
+    picture = finished.photos / "cross/000.png"
+    answer = ask("predict", "exports/teal-fox.pictune", picture, "--csv", "out.csv", "--json").json
+    assert (answer["model"], answer["table"]) == ("exports/teal-fox.pictune", "out.csv")
+    assert "run" not in answer
+    assert ask("predict", finished.run.path, picture, "--csv", "out.csv").out.endswith("\ntable: out.csv\n")
+    assert "table" not in ask("predict", finished.run.path, picture).out
+
+
+def test_a_place_that_cannot_be_written_is_told_first(finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    def decoded(*_: object, **__: object) -> None:
+        raise AssertionError("a picture was opened")
+
+    monkeypatch.setattr("pictune.verbs.predict.decode", decoded)
+    answer = ask("predict", finished.run.path, finished.photos, "--csv", "/proc/out.csv")
+    assert answer.code == 2
+    assert "/proc/out.csv cannot be written: No such file or directory\n" in answer.err

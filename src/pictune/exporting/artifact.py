@@ -77,8 +77,7 @@ class Artifact:
         with _opened(path) as (names, read):
             files = _checked(path, names, read)
         content = _content(path, files[CONTENT])
-        wanted = {CONTENT, REFERENCE, CARD, *FORMATS[content["format_name"]].files}
-        _check_names(path, set(files), wanted)
+        _check_names(path, set(files), set(artifact_names(content["format_name"]) - {SUMS}))
         specification = _specification(path, content)
         sums = _sums(files)
         return cls(
@@ -94,6 +93,35 @@ class Artifact:
 def is_artifact(path: Path) -> bool:
     """Whether a path looks like an artifact, whole or not: a zip of that name, or a folder with its sums."""
     return (path.is_file() and path.suffix == SUFFIX) or (path.is_dir() and (path / SUMS).is_file())
+
+
+def artifact_names(format_name: str) -> frozenset[str]:
+    """The names of all files of an artifact.
+
+    Args:
+        format_name: A name in `FORMATS`.
+    """
+    return frozenset({SUMS, CONTENT, REFERENCE, CARD, *FORMATS[format_name].files})
+
+
+def is_foreign(path: Path, format_name: str) -> bool:
+    """Whether something else is in the place of an artifact, which must not be replaced.
+
+    Args:
+        path: Where the artifact is going to be; there may be nothing.
+        format_name: Of its network.
+    """
+    if path.is_dir():
+        return path.suffix == SUFFIX or not {p.name for p in path.iterdir()} <= artifact_names(format_name)
+    if not path.exists():
+        return path.is_symlink() and path.suffix != SUFFIX  # a link to nothing; a file takes its place
+    if path.suffix != SUFFIX or not path.is_file():
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return SUMS not in archive.namelist()
+    except DAMAGE:
+        return True
 
 
 def write_artifact(
@@ -134,19 +162,15 @@ def write_artifact(
     text = json.dumps(content, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
     whole = {**files, CONTENT: text.encode(), REFERENCE: reference, CARD: card.encode()}
     whole[SUMS] = _sums(whole)
+    if is_foreign(path, format_name):
+        raise ArtifactError(
+            f"{path} exists and is no exported model", code="in_the_way", instead="Name a new one with --out."
+        )
     if path.suffix == SUFFIX:
-        if path.is_dir():
-            raise ArtifactError(
-                f"{path} is a folder", code="in_the_way", instead="Name another file with --out."
-            )
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, lambda temporary: _write_zip(temporary, whole))
         return
-    if path.exists() and not (path.is_dir() and {p.name for p in path.iterdir()} <= set(whole)):
-        raise ArtifactError(
-            f"{path} exists and is no exported model", code="in_the_way", instead="Name a new one with --out."
-        )
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         (path / SUMS).unlink(missing_ok=True)  # half of an artifact has no sums

@@ -127,16 +127,19 @@ class Verdict:
             lines.append(f"  same answers        {self.agreement:>9.4f}")
         if self.largest is not None and self.typical is not None:
             lines.append(f"  outputs apart       {self.typical:>9.2g} typically, {self.largest:.2g} at most")
-        before, after = self.seconds
-        times = before / after if after > 0 else float("nan")
-        lines.append(
-            f"  one picture         {1000 * after:>9.1f} ms, {times:.2f} times as fast as in PyTorch"
-        )
+        lines.append(f"  one picture         {1000 * self.seconds[1]:>9.1f} ms{_speed(*self.seconds)}")
         lines.append(
             f"  size                {self.sizes[1] / 1e6:>9.1f} MB, was {self.sizes[0] / 1e6:.1f} MB"
         )
         lines += [f"  refused: {reason}" for reason in self.reasons]
         return "\n".join([*lines, *(f"  note: {remark}" for remark in self.remarks)])
+
+
+def _speed(before: float, after: float) -> str:
+    if min(before, after) <= 0:
+        return ""
+    how = f"{before / after:.2f} times as fast" if before >= after else f"{after / before:.2f} times as long"
+    return f", {how} as the run's model in PyTorch"
 
 
 def _line(one: Difference) -> str:

@@ -18,7 +18,10 @@ Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 RIGHT, WRONG, MISSED = (0, 158, 115), (213, 94, 0), (240, 228, 66)  # told apart by colour-blind eyes, too
-_INK = (0, 0, 0)
+_INK, _WHITE = (0, 0, 0), (255, 255, 255)
+_LIGHTNESS = np.array([0.299, 0.587, 0.114])  # of red, green and blue, to the eye
+_GROUND = 0.6  # of a name's ground over the picture, so that what lies below it shows
+_NAME_WEIGHT = 3.0  # how much worse it is to hide a name than a line
 _SEE_THROUGH = 0.55  # of a class's colour over the picture
 _GREY = 128
 
@@ -36,22 +39,61 @@ def draw_boxes(
     """
     drawn = pixels.copy()
     thick = max(1, round(max(pixels.shape[:2]) / 200))
-    for box, colour, name in zip(boxes.round().astype(int).tolist(), colours, names, strict=True):
-        left, top, right, bottom = box
+    corners = boxes.round().astype(int).tolist()
+    covered = np.zeros(pixels.shape[:2], np.float32)  # what a name should leave free: lines, and other names
+    for (left, top, right, bottom), colour in zip(corners, colours, strict=True):
         cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), colour, thick)
+        cv2.rectangle(covered, (left, top), (right - 1, bottom - 1), 1.0, thick)
+    for box, colour, name in zip(corners, colours, names, strict=True):
         if name:
-            _write(drawn, name, (left, top), colour, size=max(pixels.shape[:2]) / 1100)
+            _write(drawn, covered, name, box, colour, size=max(pixels.shape[:2]) / 1100)
     return drawn
 
 
-def _write(pixels: Pixels, text: str, at: tuple[int, int], colour: Colour, *, size: float) -> None:
-    """A word on a ground of its colour, inside the picture, in place."""
+def _write(
+    pixels: Pixels,
+    covered: NDArray[np.float32],
+    text: str,
+    box: Sequence[int],
+    colour: Colour,
+    *,
+    size: float,
+) -> None:
+    """A word on a ground of its colour where it hides least, in place: above its box, below it or inside.
+
+    Args:
+        pixels: uint8 (h, w, 3).
+        covered: (h, w) how bad it would be to hide a pixel.
+        text: The word.
+        box: Left, top, right, bottom.
+        colour: Of the box.
+        size: Of the letters.
+    """
     plain = text.encode("ascii", "replace").decode()  # OpenCV's letters know no others
     (width, height), below = cv2.getTextSize(plain, cv2.FONT_HERSHEY_SIMPLEX, size, 1)
-    x = int(np.clip(at[0], 0, max(pixels.shape[1] - width, 0)))
-    y = int(np.clip(at[1], height + below, pixels.shape[0]))
-    cv2.rectangle(pixels, (x, y - height - below), (x + width, y), colour, -1)
-    cv2.putText(pixels, plain, (x, y - below // 2), cv2.FONT_HERSHEY_SIMPLEX, size, _INK, 1, cv2.LINE_AA)
+    edge = max(1, round(max(pixels.shape[:2]) / 200)) // 2 + 1  # of the line around the box
+    tall, (left, top, right, bottom) = height + below, box
+    if not tall:
+        return  # letters would be lower than a pixel
+    places = [
+        (x, y)
+        for y in (top - edge - tall, top + edge, bottom + edge, bottom - edge - tall)
+        for x in (left, right - width)
+    ]
+    inside = [
+        (
+            int(np.clip(x, 0, max(pixels.shape[1] - width, 0))),
+            int(np.clip(y, 0, max(pixels.shape[0] - tall, 0))),
+        )
+        for x, y in places
+    ]
+    x, y = min(inside, key=lambda at: float(covered[at[1] : at[1] + tall, at[0] : at[0] + width].sum()))
+    covered[y : y + tall, x : x + width] += _NAME_WEIGHT
+    ground = pixels[y : y + tall, x : x + width]
+    ground[:] = ground * (1 - _GROUND) + np.array(colour) * _GROUND
+    ink = _INK if ground.mean(axis=(0, 1)) @ _LIGHTNESS > _GREY else _WHITE
+    at = (x, y + height + below // 2)
+    cv2.putText(pixels, plain, at, cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
 
 
 def class_colours(count: int) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from pictune.run import Run
 from pictune.tasks.model import Model
 from pictune.training.machine import Machine
 from pictune.verbs import reading
+from pictune.verbs.asked import trained_run
 from pictune.verbs.judging import judge
 from pictune.verbs.opening import open_run, open_stored, split_name
 from pictune.verbs.tables import TABLES
@@ -44,7 +45,7 @@ def evaluate(
         RunError: When the run has no model, or no such split.
         DataError: When the pictures have changed since training, or have unknown classes.
     """
-    run = run if isinstance(run, Run) else Run(run)
+    run = trained_run(run, verb="evaluate")
     if data is not None and split is not None:
         raise RunError("--data is judged whole", instead="Leave --split away.")
     model = Model.load(run.model, device=Machine().device)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pictune.errors import ArtifactError, RecipeError
-from pictune.exporting.artifact import SUFFIX, Artifact, write_artifact
+from pictune.errors import ArtifactError, RecipeError, one_line
+from pictune.exporting.artifact import SUFFIX, Artifact, is_artifact, write_artifact
 from pictune.exporting.formats import FORMATS
 from pictune.exporting.gate import Verdict
 from pictune.exporting.graph import make_graph, open_torch_program, to_torch_program
@@ -18,13 +18,14 @@ from pictune.recipe_text import load_yaml
 from pictune.recipes import Recipe, read_recipe
 from pictune.run import Run, weights_sum
 from pictune.tasks.model import Model
-from pictune.tasks.specification import Specification
 from pictune.verbs import reading
+from pictune.verbs.asked import trained_run
 from pictune.verbs.export_trial import Candidate, Trial, decoding_of
 from pictune.verbs.judging import versions
-from pictune.verbs.model_card import model_card
-from pictune.verbs.opening import Opened, open_run
+from pictune.verbs.model_card import model_card, origin_told
+from pictune.verbs.opening import Opened, home_of, open_run
 from pictune.verbs.tables import TABLES
+from pictune.verbs.targets import check_export
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +33,56 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATED = 256  # training pictures from which the ranges of int8 are read
 KEPT = (0, 1, 2, 4, 8, 16)  # layers kept in float, one try after the other, until the gate lets int8 pass
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """The exported model that was in the place of a new one.
+
+    Args:
+        id: Which model it was; empty where it was broken.
+        run: The run that it was made of; empty where it was broken.
+        same_run: Whether the new one is made of a run of the same name.
+        same_weights: Whether the new one is made of the same weights.
+    """
+
+    id: str
+    run: str
+    same_run: bool
+    same_weights: bool
+
+    @classmethod
+    def find(cls, place: Path, run: Run) -> Replaced | None:
+        """What is going to be replaced; None where nothing is.
+
+        Args:
+            place: Where the new one is going to be.
+            run: The run that the new one is made of.
+        """
+        if not is_artifact(place):
+            return None
+        try:
+            before = Artifact.open(place)
+        except ArtifactError:
+            return cls("", "", same_run=False, same_weights=False)
+        weights, name = before.content.get("weights"), one_line(str(before.content.get("run", "")))
+        sum_before = weights.get("sha256") if isinstance(weights, Mapping) else None
+        same = sum_before == weights_sum(run)
+        return cls(before.id, name, same_run=name == run.name, same_weights=same)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"id": self.id or None, "run": self.run or None, "same_weights": self.same_weights}
+
+    def sentence(self) -> str:
+        """Which one it was."""
+        if not self.id:
+            return "an exported model that was broken"
+        if self.same_weights:
+            return f"the model {self.id}, of the same weights"
+        if self.same_run:
+            return f"the model {self.id}, of other weights of a run called {self.run}"
+        return f"the model {self.id}, of another run: {self.run or 'it has no name'}"
 
 
 @dataclass(frozen=True)
@@ -43,21 +94,29 @@ class Export:
         id: Which model it is, 16 hexadecimal digits.
         verdict: What the gate found.
         kept: Layers that stayed in float because the gate would not let them pass in int8.
+        replaced: The exported model that was there before.
     """
 
     path: Path
     id: str
     verdict: Verdict
     kept: tuple[str, ...] = ()
+    replaced: Replaced | None = None
 
     def rows(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return {"id": self.id, "kept_in_float": list(self.kept), "gate": self.verdict.to_json()}
+        return {
+            "id": self.id,
+            "replaced": self.replaced.to_json() if self.replaced else None,
+            "kept_in_float": list(self.kept),
+            "gate": self.verdict.to_json(),
+        }
 
     def summary(self) -> str:
-        """What the gate found, and where the model is."""
+        """What the gate found, where the model is, and what was there before."""
         kept = [f"  kept in float: {', '.join(self.kept)}"] if self.kept else []
-        return "\n".join([self.verdict.summary(), *kept, "", f"  exported: {self.path}"])
+        replaced = [f"  replaced: {self.replaced.sentence()}"] if self.replaced else []
+        return "\n".join([self.verdict.summary(), *kept, "", f"  exported: {self.path}", *replaced])
 
 
 def export(
@@ -75,7 +134,8 @@ def export(
     Args:
         run: A run or its folder.
         out: A file that ends in ``.pictune``, or a new folder; ``exports/<run>.pictune`` when None, with the
-            precision and the format in its name where they are not the usual ones.
+            precision and the format in its name where they are not the usual ones. An exported model that is
+            there is replaced, and nothing else ever is.
         format: ``onnx``, ``openvino`` or ``torch``.
         precision: ``fp32``, ``fp16`` or ``int8``.
         dynamic_size: Whether the network takes other sizes than that of its canvas, for other programs;
@@ -84,14 +144,15 @@ def export(
         progress: Called with how many pictures are opened, and how many there are.
 
     Raises:
-        RunError: When the run has no model.
+        RunError: When there is no run, it has no model, or the model cannot be written there.
         DataError: When the run's pictures are gone or were changed: the gate needs them.
         RecipeError: When the network cannot be exported so, or a wish contradicts another.
         ArtifactError: ``refused`` when the gate does not let it pass.
     """
-    run = run if isinstance(run, Run) else Run(run)
+    run = trained_run(run, verb="export")
     _check(format, precision)
     target = Path(out) if out is not None else _usual(run, format, precision)
+    check_export(target, format_name=format, data=home_of(run), flag="--out")
     model = Model.load(run.model)
     recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
     graph = None if format == "torch" else make_graph(model, dynamic_size=dynamic_size)
@@ -112,8 +173,9 @@ def export(
         )
     verdict = replace(best.verdict, overruled=not best.verdict.passed)
     facts = _facts(run, model, recipe, pictures.opened, verdict, best.kept, dynamic_size=dynamic_size)
+    replaced = Replaced.find(target, run)
     _write(target, best, facts, format, precision)
-    return Export(target, Artifact.open(target).id, verdict, best.kept)
+    return Export(target, Artifact.open(target).id, verdict, best.kept, replaced)
 
 
 def _check(format_name: str, precision: str) -> None:
@@ -182,7 +244,7 @@ def _facts(
     dynamic_size: bool,
 ) -> dict[str, Any]:
     """What model.json tells besides the specification."""
-    spec = model.specification
+    spec, begun = model.specification, reading.origin_of(run)["weights"]
     return {
         "run": run.name,
         "made_with": exporting_versions(),
@@ -191,7 +253,12 @@ def _facts(
         "outputs": list(model.task.exported),
         "calibration": None,  # confidences leave the network as they are
         "kept_in_float": list(kept),
-        "weights": {"origin": spec.origin, "licence": spec.licence, "sha256": weights_sum(run)},
+        "weights": {
+            "kind": begun["kind"],
+            "origin": origin_told(begun, network=spec.network),
+            "licence": spec.licence,
+            "sha256": weights_sum(run),
+        },
         "data": {
             "fingerprint": opened.kept["fingerprint"],
             "images": {name: len(keys) for name, keys in opened.kept["splits"].items()},
@@ -228,7 +295,7 @@ def _metrics(run: Run) -> dict[str, Any]:
 def _write(
     target: Path, candidate: Candidate, facts: Mapping[str, Any], format_name: str, precision: str
 ) -> None:
-    spec: Specification = candidate.exported.specification
+    spec = replace(candidate.exported.specification, origin=facts["weights"]["origin"])
     write_artifact(
         target,
         specification=spec,
@@ -236,6 +303,6 @@ def _write(
         precision=precision,
         files=candidate.files,
         reference=candidate.exported.make_reference().to_bytes(),
-        card=model_card(target.stem, spec, facts, format_name=format_name, precision=precision),
+        card=model_card(target.name, spec, facts, format_name=format_name, precision=precision),
         facts=facts,
     )

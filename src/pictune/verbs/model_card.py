@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pictune.exporting.artifact import SUFFIX
+from pictune.exporting.formats import FORMATS
 from pictune.tasks.specification import Specification
 
 SHOWN = 12  # metrics
@@ -16,7 +19,7 @@ def model_card(
     """A card in Markdown.
 
     Args:
-        name: Of the artifact.
+        name: Of the artifact's file or folder.
         spec: What the model is.
         facts: What model.json tells besides.
         format_name: Of the network's file.
@@ -25,7 +28,7 @@ def model_card(
     width, height = spec.canvas
     head = f" with the head {spec.head}" if spec.head else ""
     lines = [
-        f"# {_plain(name)}",
+        f"# {_plain(name.removesuffix(SUFFIX))}",
         "",
         f"A model for {spec.task} with {len(spec.classes)} classes: {', '.join(map(_plain, spec.classes))}.",
         "",
@@ -33,8 +36,8 @@ def model_card(
         "|---|---|",
         f"| network | {spec.network}{head}, {width} x {height} pixels, fitted by `{spec.fit}` |",
         f"| file | {format_name}, {precision} |",
-        f"| trained from | {_plain(spec.origin) or 'not known'} |",
-        f"| licence of those weights | {_plain(spec.licence or '') or 'none named'} |",
+        f"| trained from | {_plain(facts['weights']['origin'])} |",
+        f"| licence of those weights | {_plain(licence_told(facts['weights']))} |",
         f"| run | {_plain(str(facts['run']))} |",
         f"| data | {_images(facts['data']['images'])}, fingerprint `{facts['data']['fingerprint'][:16]}` |",
         "",
@@ -42,10 +45,7 @@ def model_card(
         *_gate(facts["gate"], facts.get("kept_in_float", ())),
         "## Use",
         "",
-        "```",
-        f"pictune predict {name}.pictune photos/",
-        f"pictune serve {name}.pictune",
-        "```",
+        *_use(name, spec, format_name),
         "",
         "Pixels go in as they are decoded; normalisation lies inside the network. Confidences are not",
         "calibrated. All of this holds for pictures like those it was trained on, and for no others.",
@@ -56,6 +56,56 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def origin_told(weights: Mapping[str, Any], *, network: str) -> str:
+    """What training started from, for the people whom a model is given to.
+
+    Why it was that is left out: it may tell of the machine that trained it.
+
+    Args:
+        weights: What made_by.json of the run says of them.
+        network: Its name.
+    """
+    source = str(weights.get("source", ""))
+    told = {
+        "none": "random start",
+        "starter": f"Pictune's starter weights of {network}, learnt from drawn pictures alone",
+        "hub": f"{source} of the hub",
+        "file": f"the file {source}",
+    }
+    return told.get(str(weights.get("kind")), "not known")
+
+
+def licence_told(weights: Mapping[str, Any]) -> str:
+    """The licence of the weights that training started from.
+
+    Args:
+        weights: What model.json says of them.
+    """
+    if weights["kind"] == "none":
+        return "no pretrained weights"
+    return str(weights["licence"] or "none named")
+
+
+def _use(name: str, spec: Specification, format_name: str) -> Iterator[str]:
+    """How the model is asked."""
+    if FORMATS[format_name].served:
+        typed = shlex.quote(name)
+        yield from ("```", f"pictune predict {typed} photos/", f"pictune serve {typed}", "```")
+        return
+    (file,) = FORMATS[format_name].files
+    width, height = spec.canvas
+    zipped = "; take it out of the zip first"
+    yield from (
+        "It needs PyTorch; `pictune predict` and `pictune serve` do not take it. Loading may run code, so",
+        f"load {file} only if you trust whoever made it{zipped * name.endswith(SUFFIX)}:",
+        "",
+        "```python",
+        f'network = torch.export.load("{file}").module()',
+        f"outputs = network(pixels)  # uint8, n x {height} x {width} x 3",
+        "```",
+    )
 
 
 def _images(counts: Mapping[str, int]) -> str:

@@ -21,7 +21,7 @@ from pictune.run import Run
 from pictune.tasks.task import Prediction, Task
 from pictune.verbs.asked import Asked, open_asked
 from pictune.verbs.prediction_table import write_rows
-from pictune.verbs.targets import check_file, check_target
+from pictune.verbs.targets import check_file, check_target, check_writable
 
 AT_ONCE = 256  # pictures in memory at a time
 
@@ -34,11 +34,13 @@ class Predictions:
         answers: One a picture, in the order given.
         unreadable: What is wrong with each picture that could not be used, by its path.
         drawn: Where answers were drawn on pictures, in their order.
+        table: Where all answers were written as a table; None where they were not.
     """
 
     answers: tuple[Prediction, ...]
     unreadable: dict[str, str]
     drawn: tuple[Path, ...] = ()
+    table: Path | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """Plain values for JSON."""
@@ -49,6 +51,7 @@ class Predictions:
         lines = [answer.sentence(shown=shown) for answer in self.answers]
         lines += [f"drawn: {path}" for path in self.drawn]
         lines += [f"{path}: not read: {reason}" for path, reason in self.unreadable.items()]
+        lines += [f"table: {self.table}"] if self.table else []
         return "\n".join(lines)
 
 
@@ -107,7 +110,7 @@ def predict(
         )
     if csv is not None:
         write_rows(Path(csv), answers, unreadable)
-    return Predictions(tuple(answers), unreadable, tuple(drawn))
+    return Predictions(tuple(answers), unreadable, tuple(drawn), Path(csv) if csv is not None else None)
 
 
 def _target(save: Path | str | None, pictures: Sequence[Path | str], asked: Asked) -> Path | None:
@@ -126,6 +129,7 @@ def _target(save: Path | str | None, pictures: Sequence[Path | str], asked: Aske
         )
     for given in pictures:
         check_target(Path(save), data=Path(given), flag="--save")
+    check_writable(Path(save), flag="--save")
     with disk_errors(Path(save)):
         Path(save).mkdir(parents=True, exist_ok=True)
     return Path(save)

@@ -60,12 +60,21 @@ _UNSUPPORTED: tuple[tuple[str, Callable[[bytes], bool], str], ...] = (
     ("Windows icon", lambda data: data.startswith(b"\0\0\x01\0") and data[5:6] == b"\0", _SAVE_AS),
 )
 
+_TOLD = 20  # characters of a text that is no picture
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def _looks_like_svg(data: bytes) -> bool:
     start = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
     return start.startswith(b"<svg") or (start.startswith((b"<?xml", b"<!DOCTYPE svg")) and b"<svg" in start)
+
+
+def _beginning(data: bytes) -> str:
+    """The first words of a text, which say what it is; nothing of what people cannot read."""
+    line = next(iter(data[:_TOLD].decode("ascii", "replace").splitlines()), "")
+    if not line.strip() or not line.isprintable() or not line.isascii():
+        return ""
+    return f": it begins with the text '{line.strip()}'"
 
 
 def read_header(data: bytes, limits: Limits) -> Header:
@@ -94,6 +103,6 @@ def read_header(data: bytes, limits: Limits) -> Header:
             raise refuse("unsupported_format", f"The file is {name}, which is not read.", instead)
     raise refuse(
         "not_image",
-        f"The file is not a picture: it begins with {data[:8]!r}.",
+        f"The file is not a picture{_beginning(data)}.",
         f"Pictures may be {', '.join(name.upper() for name in SUFFIXES)}.",
     )
