@@ -89,9 +89,11 @@ def graph(*, classes: int = 3, lean: Sequence[float] = (0, 0, 0), domain: str = 
     return onnx.ModelProto.SerializeToString(helper.make_model(made, opset_imports=opsets, ir_version=9))
 
 
-def write(path: Path, *, lean: Sequence[float] = (0, 0, 0), **facts: Any) -> str:
+def write(
+    path: Path, *, lean: Sequence[float] = (0, 0, 0), classes: Sequence[str] = CLASSES, **facts: Any
+) -> str:
     """Writes a whole artifact and gives its id."""
-    specification = Specification("classification", CLASSES, "colours", SIDE, fit="squash")
+    specification = Specification("classification", tuple(classes), "colours", SIDE, fit="squash")
     files = {"model.onnx": graph(lean=lean)}
     content = {"format_name": "onnx", "precision": "fp32"}
     draft = Exported.of(Artifact(path, specification, content, "", files))

@@ -115,6 +115,10 @@ class Got:
         assert len(error["message"]) <= 300
         return str(error["code"])
 
+    @property
+    def message(self) -> str:
+        return str(self.json["error"]["message"])
+
 
 class Client:
     """Talks to a server at a port of this machine."""

@@ -10,7 +10,7 @@ from engine_place import ordinary, write
 from test_server import started
 
 from pictune.errors import InputError, ServerError
-from pictune.serving.client import Client
+from pictune.serving.client import Client, _portions
 
 
 def test_one_and_several_pictures_and_refusals(tmp_path: Path) -> None:
@@ -28,6 +28,13 @@ def test_one_and_several_pictures_and_refusals(tmp_path: Path) -> None:
             assert [model["name"] for model in client.models()] == ["colours"]
             (one,) = client.predict(tmp_path / "a.png")
             assert one["labels"] == client.predict(ordinary(1))[0]["labels"]
+            (bad,) = client.predict(b"no picture")
+            assert bad["error"]["code"] == "not_image"
+            many = client.predict(*[ordinary(number) for number in range(40)], top_k=1)
+            assert [row["labels"] for row in many[:2]] == [
+                client.predict(ordinary(n))[0]["labels"] for n in (0, 1)
+            ]
+            assert len(many) == 40
             several = client.predict(ordinary(1), b"no picture", ordinary(2), top_k=1)
             assert several[1]["error"]["code"] == "not_image"
             assert [len(row["confidences"]) for row in several[::2]] == [1, 1]
@@ -37,6 +44,24 @@ def test_one_and_several_pictures_and_refusals(tmp_path: Path) -> None:
             with lost, pytest.raises(ServerError) as caught:
                 lost.predict(ordinary(1))
             assert caught.value.status == 404
+
+
+def test_what_is_no_picture_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    with Client() as client:
+        for given, said in (
+            ([], "no picture was named"),
+            ([tmp_path], "directory"),
+            ([tmp_path / "x"], "No such"),
+        ):
+            with pytest.raises(InputError, match=said):
+                client.predict(*given)
+
+
+def test_many_pictures_go_in_several_requests() -> None:
+    megabyte = b"x" * 2**20
+    portions = list(_portions([megabyte] * 15 + [b"y"] * 34 + [megabyte * 20, b"z"]))
+    assert [len(portion) for portion in portions] == [15, 32, 2, 1, 1]
+    assert portions[-1] == [b"z"]
 
 
 def test_nobody_there_and_addresses_that_are_none() -> None:

@@ -556,6 +556,25 @@ def test_108_an_option_twice(server: Server) -> None:
     assert server.picture(JPEG, "/v1/predict?" + "&".join(["top_k=1"] * 1000)).status == 422
 
 
+def test_a_field_that_is_unknown_is_named_and_nothing_else(server: Server) -> None:
+    answer = post_json(server, {"image": IN_BASE64, "colour": 1})
+    assert (answer.code, answer.message[:28]) == ("unknown_field", "There is no field colour; th")
+    assert "no field topk;" in post_form(server, ("image", JPEG), ("topk", b"1")).message
+    assert "no field k;" in server.picture(JPEG, "/v1/predict?k=1").message
+    assert "no field ?script?x?;" in post_json(server, {"image": "", '<script"x>': 1}).message
+    assert len(post_json(server, {"image": "", "y" * 5000: 1}).message) < 200
+    assert "not text/plain" in server.ask("POST", "/v1/predict", JPEG, content_type="text/plain").message
+
+
+def test_images_in_a_form_are_answered_as_a_list(server: Server) -> None:
+    said = post_form(server, ("images", JPEG)).json
+    assert (len(said["predictions"]), said["errors"]) == (1, 0)
+    said = post_form(server, ("images", JPEG), ("images", b"none")).json
+    assert (len(said["predictions"]), said["errors"]) == (2, 1)
+    both = post_form(server, ("images", JPEG), ("image", JPEG))
+    assert (both.status, both.code) == (422, "missing_image")
+
+
 def test_109_a_batch_of_none(server: Server) -> None:
     assert post_json(server, {"images": []}).code == "missing_image"
     assert post_json(server, {"images": []}).status == 422

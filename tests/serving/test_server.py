@@ -21,7 +21,7 @@ import pytest
 from engine_place import ordinary, write
 
 from pictune.data.headers import Limits
-from pictune.errors import InputError
+from pictune.errors import InputError, RunError
 from pictune.exporting.artifact import Artifact
 from pictune.serving.limits import ServerLimits
 from pictune.serving.server import LOOPBACK, Settings, check_open
@@ -196,10 +196,16 @@ def test_a_new_file_is_taken_up_and_a_broken_one_is_not(colours: Path, tmp_path:
         server.send(signal.SIGHUP)
         until(lambda: any("stays as it is" in line for line in server.lines))
         assert server.ask("POST", "/v1/predict", ordinary(1))[1]["model"]["id"] == first
+        colours.unlink()
         new = write(colours, lean=(4, 0, 0))
         server.send(signal.SIGHUP)
         until(lambda: server.ask("POST", "/v1/predict", ordinary(1))[1]["model"]["id"] == new)
         assert new != first
+        server.send(signal.SIGHUP)
+        until(lambda: any(f"is {new} still" in line for line in server.lines))
+        server.send(signal.SIGTERM)
+        assert server.wait() == 0
+        assert "Stopped" in server.lines[-1]
 
 
 def until(reached) -> None:
@@ -271,8 +277,35 @@ def test_an_address_that_is_taken_costs_nothing(colours: Path) -> None:
 
 @pytest.mark.parametrize(
     ("models", "said"),
-    [((), "no model was named"), (("a=x.pictune", "a=y.pictune"), "called a"), (("A b=x",), "no name")],
+    [
+        ((), "no model was named"),
+        (("a=x.pictune", "a=y.pictune"), "called a"),
+        (("A b=x",), "no name"),
+        (("x=",), "x= names no path"),
+    ],
 )
 def test_names_that_are_none(models: tuple[str, ...], said: str) -> None:
     with pytest.raises(InputError, match=said):
         serve(*models)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"threads": 0}, "threads is a number from 1 to 1024, not 0"),
+        ({"batch": -1}, "batch is a number from 1 to 256, not -1"),
+        ({"batch": 257}, "batch"),
+    ],
+)
+def test_numbers_that_make_no_sense(words: dict[str, int], said: str, colours: Path) -> None:
+    with pytest.raises(InputError, match=said):
+        serve(colours, **words)
+
+
+def test_a_mistyped_model_is_told_before_anything_is_made(colours: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="there is nothing at") as caught:
+        serve(colours.with_name("colors.pictune"), tokens=tmp_path / "tokens")
+    assert str(colours) in caught.value.instead
+    with pytest.raises(RunError, match="its folder is absent"):
+        serve(colours, tokens=tmp_path / "no" / "tokens")
+    assert [path.name for path in tmp_path.iterdir()] == ["colours.pictune"]

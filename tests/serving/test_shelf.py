@@ -16,7 +16,7 @@ import pytest
 from pictune.errors import ArtifactError
 from pictune.exporting.artifact import Artifact
 from pictune.exporting.exported import Exported
-from pictune.serving.engine import Reply
+from pictune.serving.engine import Engine, Reply
 from pictune.serving.refusals import Refusal
 from pictune.serving.shelf import Shelf
 
@@ -202,6 +202,39 @@ async def test_f18_a_hundred_swaps_under_load(folder: Path) -> None:
     counts = load.check(folder / "red.pictune", folder / "blue.pictune")
     assert min(counts.values()) > 50
     assert inside > 0
+
+
+async def test_other_classes_are_taken_up_and_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place.write(folder / "violet.pictune", classes=("red", "green", "violet"))
+    place.write(folder / "turned.pictune", classes=("violet", "green", "red"))
+    async with place.shelf({"m": put(folder, "red")}) as shelf:
+        put(folder, "violet")
+        await shelf.reload("m")
+        assert "Model m has other classes now: new: violet; gone: blue" in caplog.messages
+        put(folder, "turned")
+        await shelf.reload("m")
+        assert "Model m has other classes now: another order" in caplog.messages
+        caplog.clear()
+        await shelf.reload("m")
+        assert caplog.messages == [f"Model m is {shelf.describe('m')['id']} still"]
+
+
+async def test_another_task_is_not_taken_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with place.shelf({"m": put(folder, "red")}) as shelf:
+        before = shelf.describe("m")["id"]
+        put(folder, "blue")
+        told = Engine.description
+        monkeypatch.setattr(
+            Engine,
+            "description",
+            property(lambda it: told.fget(it) | ({} if it.id == before else {"task": "detection"})),
+        )
+        refusal = await place.refused(shelf.reload("m"))
+        assert (refusal.status, refusal.code) == (409, "another_task")
+        assert "is for detection, not for classification" in refusal.message
+        assert shelf.describe("m")["id"] == before
+        assert (await shelf.ask("m", WHATEVER, **QUESTION)).model == before
+        assert len(place.children()) == 1
 
 
 async def test_two_reloads_at_once_come_one_after_the_other(folder: Path) -> None:

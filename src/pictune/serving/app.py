@@ -65,10 +65,14 @@ class Front:
         if self._tokens is None:
             return "admin"
         headers = [value for name, value in request.scope["headers"] if name == b"authorization"]
+        if not any(headers):
+            raise Refusal(
+                401, "token_needed", "Send a token in the header Authorization: Bearer …, and nowhere else."
+            )
         role = self._tokens.role(headers[0] if len(headers) == 1 else b"")
         if role is None:
             raise Refusal(
-                401, "token_needed", "Send a token in the header Authorization: Bearer …, and nowhere else."
+                401, "unknown_token", "The header Authorization holds no token that this server knows."
             )
         if role != "admin" and role not in roles:
             raise Refusal(403, "role_not_allowed", f"A token with the role {role} may not do this.")
@@ -81,7 +85,8 @@ class Front:
             Refusal: 404.
         """
         if name not in self._shelf.names:
-            raise Refusal(404, "unknown_model", "There is no model of this name; see /v1/models.")
+            there = ", ".join(self._shelf.names)
+            raise Refusal(404, "unknown_model", f"There is no model of this name; there are: {there}")
         return name
 
     # Small answers

@@ -124,11 +124,11 @@ def media_type(headers: HeaderPairs) -> MediaType:
         raise Refusal(415, "content_encoding", "Bodies are taken as they are, without Content-Encoding.")
     types = [value for name, value in fields if name == b"content-type"]
     if len(types) != 1 or types[0].count(b";") > len(_OPTIONS) + 2:
-        raise _unsupported()
+        raise _unsupported("")
     found = _MEDIA_TYPE.fullmatch(types[0].partition(b";")[0].strip())
     _, parameters = parse_options_header(types[0])
     if found is None:
-        raise _unsupported()
+        raise _unsupported("")
     main, sub = found[1].lower(), found[2].lower()
     if (main, sub) == (b"application", b"json"):
         if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8"):
@@ -140,15 +140,14 @@ def media_type(headers: HeaderPairs) -> MediaType:
         return MediaType("form", parameters[b"boundary"])
     if main == b"image" or (main, sub) == (b"application", b"octet-stream"):
         return MediaType("image")
-    raise _unsupported()
+    raise _unsupported(f"{main.decode()}/{sub.decode()}")
 
 
-def _unsupported() -> Refusal:
-    return Refusal(
-        415,
-        "unsupported_media_type",
-        "Send multipart/form-data, application/json, image/* or application/octet-stream.",
-    )
+def _unsupported(came: str) -> Refusal:
+    """The refusal of a type, which is named where there is one."""
+    instead = f", not {_shown(came)}" if came else " as Content-Type"
+    known = "multipart/form-data, application/json, image/* or application/octet-stream"
+    return Refusal(415, "unsupported_media_type", f"Send {known}{instead}.")
 
 
 def read_asked(media: MediaType, body: bytes, query: bytes, limits: ServerLimits) -> Asked:
@@ -167,8 +166,8 @@ def read_asked(media: MediaType, body: bytes, query: bytes, limits: ServerLimits
     if media.kind == "json":
         images, several, given = _of_object(read_object(body, depth=limits.json_depth), limits)
     elif media.kind == "form":
-        images, given = _of_form(read_form(body, media.boundary, most_parts=limits.parts), limits)
-        several = len(images) > 1
+        parts = read_form(body, media.boundary, most_parts=limits.parts)
+        images, several, given = _of_form(parts, limits)
     else:
         images, several, given = [body], False, {}
         if not body.strip(b"\0"):
@@ -183,7 +182,9 @@ def _of_query(query: bytes) -> dict[str, Any]:
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
     except ValueError as error:
-        raise _unknown_field() from error
+        raise Refusal(
+            422, "unknown_field", "The URL has too many options or none that can be read."
+        ) from error
     return _options((name, value) for name, value in pairs)
 
 
@@ -196,7 +197,7 @@ def _options(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in pairs:
         if name not in _OPTIONS:
-            raise _unknown_field()
+            raise _unknown_field(name)
         if name in found:
             raise Refusal(400, "given_twice", f"{name} stands there twice.")
         if name == "top_k":
@@ -206,22 +207,26 @@ def _options(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return found
 
 
-def _of_form(parts: Iterable[Part], limits: ServerLimits) -> tuple[list[bytes], dict[str, Any]]:
+def _of_form(parts: Iterable[Part], limits: ServerLimits) -> tuple[list[bytes], bool, dict[str, Any]]:
     images = []
+    names = set()
     texts = []
     for part in parts:
-        if part.name == "image":
+        if part.name in ("image", "images"):
+            names.add(part.name)
             images.append(part.value)
         else:
             texts.append((part.name, part.value[:64].decode("latin-1").strip()))
     options = _options(texts)
+    if len(names) > 1:
+        raise Refusal(422, "missing_image", "Give either image or images.")
     _check_count(len(images), limits)
-    return images, options
+    return images, len(images) > 1 or names == {"images"}, options
 
 
 def _of_object(value: Mapping[str, Any], limits: ServerLimits) -> tuple[list[bytes], bool, dict[str, Any]]:
-    if set(value) - {"image", "images", *_OPTIONS}:
-        raise _unknown_field()
+    if unknown := set(value) - {"image", "images", *_OPTIONS}:
+        raise _unknown_field(min(unknown))
     if ("image" in value) == ("images" in value):
         raise Refusal(422, "missing_image", "Give either image or images.")
     several = "images" in value
@@ -260,7 +265,9 @@ def _pixels(text: object) -> bytes:
                 422, "not_fetched", "Send the picture itself in base64; URLs and paths are never fetched."
             ) from error
         raise Refusal(
-            400, "bad_base64", "A picture is not base64 without line breaks, padded with =."
+            400,
+            "bad_base64",
+            "A picture is not base64 in one line, padded with = (base64 -w0 FILE writes it so).",
         ) from error
     if not found:
         raise Refusal(400, "empty_body", "A picture is empty.")
@@ -284,5 +291,11 @@ def _threshold(value: object) -> float | None:
     return float(value)
 
 
-def _unknown_field() -> Refusal:
-    return Refusal(422, "unknown_field", "The fields are image, top_k and threshold; in JSON images, too.")
+def _unknown_field(name: str) -> Refusal:
+    known = "there are image or images, top_k and threshold"
+    return Refusal(422, "unknown_field", f"There is no field {_shown(name)}; {known}.")
+
+
+def _shown(text: str) -> str:
+    """The beginning of what a client sent, so that nothing else than letters can stand there."""
+    return re.sub(r"[^!#-&(-;=?-~]", "?", text[:40]) or "without a name"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from pictune.errors import InputError, ServerError
 
+MOST_PICTURES, MOST_BYTES = 32, 15 * 2**20  # of a request; the server's own limits are 32 and 16 MB
 TIMEOUT = 60.0  # seconds for an answer; the server gives up earlier
 
 
@@ -59,25 +60,29 @@ class Client:
         top_k: int | None = None,
         threshold: float | None = None,
     ) -> list[dict[str, Any]]:
-        """What the model says of pictures, in one request.
+        """What the model says of pictures; of more than 32, or of over 15 MB, in several requests.
 
         Args:
-            pictures: Files, or their bytes.
+            pictures: Files, or their bytes; at least one.
             top_k: How many classes or boxes are named at most.
             threshold: From which confidence on something is answered; the model's own when None.
 
         Returns:
-            One object a picture: what `/v1/predict` gives, or ``{"error": {"code", "message"}}``.
+            One object a picture: what `/v1/predict` gives, or ``{"error": {"code", "message"}}`` where the
+            picture could not be used.
 
         Raises:
-            ServerError: When the server refuses the request, or is not there.
+            InputError: When no picture is named, or a file cannot be read.
+            ServerError: When the server refuses a request, or is not there.
         """
-        files = [each if isinstance(each, bytes) else Path(each).read_bytes() for each in pictures]
+        if not pictures:
+            raise InputError("no picture was named", instead="Name files, or give their bytes.")
         options = {"top_k": top_k, "threshold": threshold}
         fields = {name: str(value) for name, value in options.items() if value is not None}
-        body, kind = _form(files, fields)
-        said = self._asked("POST", self._path, body, {"Content-Type": kind})
-        found: list[dict[str, Any]] = said["predictions"] if "predictions" in said else [said["prediction"]]
+        found: list[dict[str, Any]] = []
+        for files in _portions(list(map(_content, pictures))):
+            body, kind = _form(files, fields)
+            found += self._asked("POST", self._path, body, {"Content-Type": kind})["predictions"]
         return found
 
     def models(self) -> list[dict[str, Any]]:
@@ -117,6 +122,34 @@ class Client:
         )
 
 
+def _content(picture: Path | str | bytes) -> bytes:
+    """The bytes of a picture.
+
+    Raises:
+        InputError: When there is no such file, or it is a folder.
+    """
+    if isinstance(picture, bytes):
+        return picture
+    try:
+        return Path(picture).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{picture} cannot be read: {error.strerror}", instead="Name files, or give their bytes."
+        ) from error
+
+
+def _portions(files: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """As many at a time as a request may hold."""
+    portion: list[bytes] = []
+    for content in files:
+        size = sum(map(len, portion)) + len(content)
+        if portion and (len(portion) == MOST_PICTURES or size > MOST_BYTES):
+            yield portion
+            portion = []
+        portion.append(content)
+    yield portion
+
+
 def _form(files: Sequence[bytes], fields: dict[str, str]) -> tuple[bytes, str]:
     """A form with pictures and options, and its content type."""
     boundary = secrets.token_hex(16)
@@ -124,6 +157,6 @@ def _form(files: Sequence[bytes], fields: dict[str, str]) -> tuple[bytes, str]:
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
         for name, value in fields.items()
     ]
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="image"\r\n\r\n'.encode()
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="image"\r\n\r\n'.encode()
     parts += [head + data + b"\r\n" for data in files]
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"

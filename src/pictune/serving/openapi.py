@@ -160,18 +160,16 @@ _BASE64 = {
 }
 _OPTIONS: dict[str, Any] = {"top_k": _TOP_K, "threshold": _THRESHOLD}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _PREDICT_BODY = {
     "required": True,
     "content": {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "required": ["image"],
                 "additionalProperties": False,
-                "properties": {
-                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    **_OPTIONS,
-                },
+                "properties": {"image": _FILES, "images": _FILES, **_OPTIONS},
+                "oneOf": [{"required": ["image"]}, {"required": ["images"]}],
             }
         },
         "application/json": {

@@ -145,10 +145,11 @@ class Predictor:
         """The answers as one JSON object, into which rows go as they are; and the id of the model.
 
         Raises:
-            Refusal: When the server failed for every one of several pictures.
+            Refusal: When the server failed for every one of several pictures, or an option makes no sense.
         """
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
-        if len(refusals) == len(answers) and all(refusal.status >= 500 for refusal in refusals):
+        whole = [refusal.status >= 500 or refusal.code == "threshold_not_used" for refusal in refusals]
+        if len(refusals) == len(answers) and all(whole):
             raise refusals[0]
         model = next((answer.model for answer in answers if not isinstance(answer, Refusal)), None)
         model = model or str(self._shelf.describe(name)["id"])

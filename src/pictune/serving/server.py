@@ -166,6 +166,7 @@ class _Serving:
         server.should_exit = True
         await serving
         await self._close(shelf)
+        LOG.info("Stopped: everything was answered")
 
     def _server(self, shelf: Shelf) -> uvicorn.Server:
         import uvicorn

@@ -16,6 +16,7 @@ from pictune.serving.refusals import Refusal
 from pictune.serving.supervision import PROGRAM
 
 logger = logging.getLogger(__name__)
+SHOWN = 20  # classes that a line of the log names at most
 
 
 class Place:
@@ -124,8 +125,11 @@ class Shelf:
         Returns:
             The id of the new artifact, which answers from now on.
 
+        Another task is not taken up, as whoever asks could not read its answers; other classes are, and the
+        log names them.
+
         Raises:
-            Refusal: 409 with the code of an `ArtifactError`; the old model stays.
+            Refusal: 409 with the code of an `ArtifactError`, or ``another_task``; the old model stays.
             KeyError: When there is no such model.
         """
         place = self._places[name]
@@ -134,9 +138,19 @@ class Shelf:
                 await asyncio.wait({place.retiring})  # no more than two workers of a model at a time
             engine = place.make()
             await self._prove(place, engine)
+            if engine.id == place.engine.id:
+                logger.info("Model %s is %s still", name, engine.id)
+            try:
+                _check_same_task(place.engine.description, engine.description)
+            except Refusal:
+                await engine.close()
+                raise
             old, place.engine = place.engine, engine
             place.retiring = asyncio.create_task(old.close())
-            logger.info("Model %s is %s now; it was %s", name, engine.id, old.id)
+            if engine.id != old.id:
+                logger.info("Model %s is %s now; it was %s", name, engine.id, old.id)
+                if said := _other_classes(old.description["classes"], engine.description["classes"]):
+                    logger.warning("Model %s has other classes now: %s", name, said)
             return engine.id
 
     async def _prove(self, place: Place, engine: Engine) -> None:
@@ -192,6 +206,21 @@ class Shelf:
     def _check_open(self) -> None:
         if self._closing:
             raise Refusal(503, "draining", "The server is shutting down.", retry_after=1)
+
+
+def _check_same_task(old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    if new["task"] != old["task"]:
+        message = (
+            f"What is in its place now is for {new['task']}, not for {old['task']}; start another server."
+        )
+        raise Refusal(409, "another_task", message)
+
+
+def _other_classes(old: Sequence[str], new: Sequence[str]) -> str:
+    """What a log says where classes came, went or changed places; empty where they did not."""
+    changes = {"new": [c for c in new if c not in old], "gone": [c for c in old if c not in new]}
+    said = [f"{kind}: {', '.join(names[:SHOWN])}" for kind, names in changes.items() if names]
+    return "; ".join(said) or ("another order" if list(old) != list(new) else "")
 
 
 def _raise_all(errors: Sequence[BaseException]) -> None:

@@ -16,6 +16,7 @@ from pictune.files import disk_errors, sync_folder
 
 #: What a token may be good for. ``predict`` asks, ``feedback`` corrects, ``admin`` may do everything.
 ROLES = ("predict", "feedback", "admin")
+MADE = ("predict", "admin")  # those with something to do; nothing takes corrections yet
 
 MOST_BYTES = 64 * 1024  # of the file
 FEWEST_CHARACTERS = 22  # of a token: 128 bits at 6 bits a character
@@ -65,7 +66,7 @@ class Tokens:
 
     @staticmethod
     def make(path: Path) -> Mapping[str, str]:
-        """Writes a new file with one token of 256 bits a role, which only its owner may read.
+        """Writes a new file with a token of 256 bits for each role in use, which only its owner may read.
 
         Returns:
             The tokens by role.
@@ -74,7 +75,7 @@ class Tokens:
             InputError: When there is a file already; clients may still use its tokens.
             MachineError: When the disk is full or may not be written.
         """
-        tokens = {role: secrets.token_urlsafe(32) for role in ROLES}
+        tokens = {role: secrets.token_urlsafe(32) for role in MADE}
         text = "".join(f"{role} {token}\n" for role, token in tokens.items())
         with disk_errors(path):
             # Private from its first byte on, and under its name only when it is whole.

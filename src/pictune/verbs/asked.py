@@ -68,8 +68,7 @@ def open_asked(model: Run | Path | str) -> Asked:
     if not isinstance(model, Run) and is_artifact(Path(model)):
         exported = Exported.open(Path(model), threads=processors())
         return Asked(exported, exported.limits, exported.value_range, follow_outside=False)
-    run = _run_of(model, exported=True)
-    check_finished(run)
+    run = run_of(model)
     from pictune.recipe_text import load_yaml
     from pictune.recipes import read_recipe
     from pictune.tasks.model import Model
@@ -80,6 +79,17 @@ def open_asked(model: Run | Path | str) -> Asked:
     answering = Model.load(run.model, device=Machine().device)
     data = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES).data
     return Asked(answering, limits_of(data), data.value_range, data.follow_outside)
+
+
+def run_of(given: Run | Path | str) -> Run:
+    """The run with a model that was named where an exported model would have done as well.
+
+    Raises:
+        RunError: When there is neither at that place, or the run has no model yet.
+    """
+    run = _run_of(given, exported=True)
+    check_finished(run)
+    return run
 
 
 def trained_run(given: Run | Path | str, *, verb: str) -> Run:

@@ -10,15 +10,18 @@ from pathlib import Path
 
 from pictune.errors import InputError
 from pictune.exporting.artifact import SUFFIX, Artifact, is_artifact
-from pictune.run import Run, weights_sum
+from pictune.run import weights_sum
 from pictune.serving.capacity import Capacity
 from pictune.serving.limits import ServerLimits
 from pictune.serving.server import Settings, check_open, serve_forever
 from pictune.serving.tokens import Tokens
 from pictune.threads import processors
+from pictune.verbs.asked import run_of
+from pictune.verbs.targets import check_file
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 EXPORTS = Path("exports")
+MOST_THREADS, MOST_BATCH = 1024, 256
 
 
 def serve(
@@ -46,15 +49,21 @@ def serve(
         listening: Is told the address once pictures can be answered.
 
     Raises:
-        InputError: When the address cannot be had, tokens are needed, or a name is none.
+        InputError: When the address cannot be had, tokens are needed, a name is none, or threads or batch
+            are no number of them.
+        RunError: When there is neither a run nor an exported model at a path.
         ArtifactError: When a model cannot be served, or may not be exported.
         MachineError: When workers die again and again.
     """
     _log_to_stderr()
     limits = ServerLimits()
+    _check_numbers(threads, batch)
+    named = _named(models)
+    for path in named.values():
+        if not is_artifact(path):
+            run_of(path)
     known = _tokens(Path(tokens)) if tokens is not None else None
     check_open(host, known)
-    named = _named(models)
     settings = Settings(
         models={name: path if is_artifact(path) else _exported(path) for name, path in named.items()},
         host=host,
@@ -70,6 +79,17 @@ def serve(
         limits=limits,
     )
     serve_forever(settings, listening=listening or _tell)
+
+
+def _check_numbers(threads: int | None, batch: int) -> None:
+    wanted = {"threads": (1 if threads is None else threads, MOST_THREADS), "batch": (batch, MOST_BATCH)}
+    causes = [
+        f"{name} is a number from 1 to {most}, not {found}"
+        for name, (found, most) in wanted.items()
+        if not 1 <= found <= most
+    ]
+    if causes:
+        raise InputError("the server cannot be set up so", causes=causes)
 
 
 def _named(models: Sequence[Path | str]) -> dict[str, Path]:
@@ -88,7 +108,9 @@ def _named(models: Sequence[Path | str]) -> dict[str, Path]:
             name = re.sub(r"[^a-z0-9_-]+", "-", path.resolve().stem.lower()).strip("-_")[:64]
         else:
             path = Path(rest)
-        if NAME.fullmatch(name) is None:
+        if equals and not rest and path == Path():
+            causes.append(f"{text} names no path")
+        elif NAME.fullmatch(name) is None:
             causes.append(f"{name!r} is no name of a model: small letters, digits, dashes")
         elif name in found:
             causes.append(f"two models are called {name}")
@@ -103,6 +125,7 @@ def _named(models: Sequence[Path | str]) -> dict[str, Path]:
 def _tokens(path: Path) -> Tokens:
     """The tokens of a file, which is made when absent; new ones are printed, once."""
     if not path.exists():
+        check_file(path, pictures=(), flag="--tokens")
         made = Tokens.make(path)
         sys.stderr.write(f"New tokens, also in {path}, which only you may read:\n")
         sys.stderr.write("".join(f"  {role:<9} {token}\n" for role, token in made.items()))
@@ -116,14 +139,21 @@ def _exported(path: Path) -> Path:
         RunError: When there is no run, or it has no model.
         ArtifactError: When the gate refuses it.
     """
-    run = Run(path)
+    run = run_of(path)
     place = EXPORTS / f"{run.name}{SUFFIX}"
-    if place.is_file() and Artifact.open(place).content.get("weights", {}).get("sha256") == weights_sum(run):
-        return place
+    if place.is_file():
+        there = Artifact.open(place)
+        if there.content.get("weights", {}).get("sha256") == weights_sum(run):
+            kind = f"{there.content['format_name']}, {there.precision}"
+            sys.stderr.write(f"{place} is served ({kind}): it was exported from {run.name} before\n")
+            return place
     sys.stderr.write(f"{run.name} is exported to {place} first: a run itself cannot be served\n")
     from pictune.verbs.export import export  # it needs PyTorch; serving does not
 
-    return export(run, out=place).path
+    made = export(run, out=place)
+    if made.replaced is not None:
+        sys.stderr.write(f"It replaced {made.replaced.sentence()}\n")
+    return made.path
 
 
 def _tell(address: str) -> None:
