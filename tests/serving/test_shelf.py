@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import shutil
@@ -205,6 +206,7 @@ async def test_f18_a_hundred_swaps_under_load(folder: Path) -> None:
 
 
 async def test_other_classes_are_taken_up_and_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     place.write(folder / "violet.pictune", classes=("red", "green", "violet"))
     place.write(folder / "turned.pictune", classes=("violet", "green", "red"))
     async with place.shelf({"m": put(folder, "red")}) as shelf:
