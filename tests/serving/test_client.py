@@ -24,7 +24,7 @@ def test_one_and_several_pictures_and_refusals(tmp_path: Path) -> None:
         with pytest.raises(ServerError) as caught:
             stranger.predict(tmp_path / "a.png")
         assert (caught.value.status, caught.value.code) == (401, "token_needed")
-        with Client(f"http://127.0.0.1:{server.port}", token=token) as client:
+        with Client(f"http://127.0.0.1:{server.port}", token=f" {token}\n") as client:
             assert [model["name"] for model in client.models()] == ["colours"]
             (one,) = client.predict(tmp_path / "a.png")
             assert one["labels"] == client.predict(ordinary(1))[0]["labels"]
@@ -48,6 +48,8 @@ def test_one_and_several_pictures_and_refusals(tmp_path: Path) -> None:
 
 def test_what_is_no_picture_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     with Client() as client:
+        with pytest.raises(InputError, match="not a list"):
+            client.predict(["a.png"])  # type: ignore[arg-type]
         for given, said in (
             ([], "no picture was named"),
             ([tmp_path], "directory"),
@@ -73,3 +75,10 @@ def test_nobody_there_and_addresses_that_are_none() -> None:
     for address in ("127.0.0.1:8080", "ftp://x", "http://"):
         with pytest.raises(InputError, match="no address"):
             Client(address)
+
+
+@pytest.mark.parametrize("token", ["…", "a secret", "a\nsecret", "\x00secret"])
+def test_a_token_that_is_none_does_not_stand_in_the_message(token: str) -> None:
+    with pytest.raises(InputError, match="characters that none has") as caught:
+        Client(token=token)
+    assert "secret" not in str(caught.value)

@@ -166,6 +166,21 @@ async def test_f11_after_three_deaths_in_a_minute_the_engine_gives_up(artifact: 
         assert place.children() == {}
 
 
+async def test_a_file_that_was_written_over_is_not_taken_up_by_a_death(artifact: Path) -> None:
+    """`cp` writes into the file that the server has open; `mv` and `export` do not."""
+    other = artifact.with_name("other.pictune")
+    place.write(other, lean=(9, 0, 0))
+    counter = Counter()
+    async with place.engine(artifact, watcher=counter, given_up=counter.give_up) as engine:
+        before = engine.id
+        number = place.worker_of(artifact)
+        artifact.write_bytes(other.read_bytes())
+        os.kill(number, signal.SIGKILL)
+        await place.until(lambda: counter.given_up == ["colours"])
+        assert engine.id == before
+        assert place.children() == {}
+
+
 async def test_f11_deaths_longer_ago_are_forgiven(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_module, "WITHIN", 0.2)
     counter = Counter()

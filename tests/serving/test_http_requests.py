@@ -566,6 +566,12 @@ def test_a_field_that_is_unknown_is_named_and_nothing_else(server: Server) -> No
     assert "not text/plain" in server.ask("POST", "/v1/predict", JPEG, content_type="text/plain").message
 
 
+def test_base64_in_several_lines_is_told_as_such(server: Server) -> None:
+    broken = b'{"image": "%s\n%s"}' % (IN_BASE64[:8].encode(), IN_BASE64[8:].encode())
+    answer = post_json(server, broken)
+    assert (answer.code, "base64 -w0" in answer.message) == ("bad_json", True)
+
+
 def test_images_in_a_form_are_answered_as_a_list(server: Server) -> None:
     said = post_form(server, ("images", JPEG)).json
     assert (len(said["predictions"]), said["errors"]) == (1, 0)

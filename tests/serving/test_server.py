@@ -239,6 +239,16 @@ def test_new_tokens_are_printed_once_and_needed(colours: Path, tmp_path: Path) -
         known = {"Authorization": f"Bearer {token}"}
         assert server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 200
         assert not any(token in line for line in server.lines if "/v1/predict" in line)
+        file.write_text("predict too-short\n")
+        server.send(signal.SIGHUP)
+        until(lambda: any("The tokens stay as they are" in line for line in server.lines))
+        assert server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 200
+        file.write_text(f"predict {token[::-1]}\n")
+        server.send(signal.SIGHUP)
+        until(lambda: server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 401)
+        turned = {"Authorization": f"Bearer {token[::-1]}"}
+        assert server.ask("POST", "/v1/predict", ordinary(1), **turned)[0] == 200
+    file.write_text(f"predict {token}\n")
     with started(colours, "--tokens", file) as server:
         assert server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 200
         assert not any(token in line for line in server.lines)

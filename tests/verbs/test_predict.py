@@ -151,6 +151,10 @@ def test_a_place_that_cannot_be_written_is_told_first(finished, monkeypatch: pyt
         raise AssertionError("a picture was opened")
 
     monkeypatch.setattr("pictune.verbs.predict.decode", decoded)
+    recipe = finished.run.path / "recipe.yaml"
+    before = recipe.read_bytes()
+    answer = ask("predict", finished.run.path, finished.photos, "--csv", recipe)
+    assert (answer.code, recipe.read_bytes()) == (2, before)
     answer = ask("predict", finished.run.path, finished.photos, "--csv", "/proc/out.csv")
     assert answer.code == 2
     assert "/proc/out.csv cannot be written: No such file or directory\n" in answer.err

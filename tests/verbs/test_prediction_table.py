@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from pictune.data.sample import Boxes, Labels
+from pictune.errors import RunError
 from pictune.tasks.task import Prediction
-from pictune.verbs.prediction_table import write_rows
+from pictune.verbs.prediction_table import check_table, write_rows
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
@@ -28,3 +29,17 @@ def test_no_cell_begins_as_a_formula_does(tmp_path: Path, start: str) -> None:
     assert [row["class"] for row in rows] == [f"'{name}", f"'{name}", ""]
     assert rows[2]["error"] == f"'{name} is no picture"
     assert float(rows[1]["left"]) == -5, "a number is no formula"
+
+
+def test_only_a_table_of_answers_is_replaced(tmp_path: Path) -> None:
+    table = tmp_path / "answers.csv"
+    check_table(table, flag="--csv")
+    table.touch()
+    check_table(table, flag="--csv")
+    write_rows(table, [Prediction("a.png", Labels(("x",)), {"x": 0.9})], {})
+    check_table(table, flag="--csv")
+    for content in ("path,class\n", "data: here\n", "p"):
+        table.write_text(content)
+        with pytest.raises(RunError, match="exists, and is no table of answers"):
+            check_table(table, flag="--csv")
+        assert table.read_text() == content

@@ -21,7 +21,7 @@ def check(target: Path | str, *, format_name: str = "onnx", data: Path | None = 
 
 
 @pytest.mark.parametrize(
-    "name", ["x.onnx", "x.PT2", "x.zip", "x.xml", "x.engine", "x.tflite", "x.pt", "a/x.pth"]
+    "name", ["x.onnx", "x.PT2", "x.zip", "x.xml", "x.PICTUNE", "x.tflite", "x.pt", "a/x.pth"]
 )
 def test_no_folder_is_called_as_a_network(here: Path, name: str) -> None:
     with pytest.raises(RunError, match=r"is a file that ends in \.pictune, or a folder; .* as model\.onnx"):

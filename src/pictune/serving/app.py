@@ -72,7 +72,9 @@ class Front:
         role = self._tokens.role(headers[0] if len(headers) == 1 else b"")
         if role is None:
             raise Refusal(
-                401, "unknown_token", "The header Authorization holds no token that this server knows."
+                401,
+                "unknown_token",
+                "The header Authorization is not Bearer and a token that is known here.",
             )
         if role != "admin" and role not in roles:
             raise Refusal(403, "role_not_allowed", f"A token with the role {role} may not do this.")

@@ -26,7 +26,7 @@ class Client:
         model: Which of its models is asked; its first when None.
 
     Raises:
-        InputError: When the address is none.
+        InputError: When the address or the token is none.
     """
 
     def __init__(
@@ -39,7 +39,8 @@ class Client:
                 f"{address} is no address of a server", instead="Write it as http://127.0.0.1:8080."
             )
         self._connection = kinds[parts.scheme](parts.hostname, parts.port, timeout=TIMEOUT)
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._where = parts.netloc.rpartition("@")[2]
+        self._headers = {"Authorization": f"Bearer {_proper(token)}"} if token else {}
         self._path = f"/v1/models/{quote(model, safe='')}/predict" if model else "/v1/predict"
 
     def __enter__(self) -> Client:
@@ -104,7 +105,7 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()  # the next request opens another
             raise ServerError(
-                f"the server at {self._connection.host} does not answer: {error or type(error).__name__}",
+                f"the server at {self._where} does not answer: {error or type(error).__name__}",
                 status=0,
                 code="unreachable",
                 instead="Is it running? pictune serve …",
@@ -122,6 +123,21 @@ class Client:
         )
 
 
+def _proper(token: str) -> str:
+    """A token without the line's end that it was read with.
+
+    Raises:
+        InputError: When it is none; it must not stand in the message.
+    """
+    token = token.strip()
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise InputError(
+            "the token holds characters that none has",
+            instead="It stands in the server's file of tokens.",
+        )
+    return token
+
+
 def _content(picture: Path | str | bytes) -> bytes:
     """The bytes of a picture.
 
@@ -130,6 +146,11 @@ def _content(picture: Path | str | bytes) -> bytes:
     """
     if isinstance(picture, bytes):
         return picture
+    if not isinstance(picture, str | Path):
+        raise InputError(
+            f"a picture is a file or its bytes, not a {type(picture).__name__}",
+            instead="Of a list, write client.predict(*pictures).",
+        )
     try:
         return Path(picture).read_bytes()
     except OSError as error:

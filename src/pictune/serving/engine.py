@@ -248,11 +248,24 @@ class Engine:
             if self._watcher is not None:
                 self._watcher.worker_restarted(self._name)
             try:
-                return await self._new_worker(self._pinned_path)
+                return await self._same_again()
             except (ArtifactError, MachineError) as error:
                 logger.warning("No worker of %s can be started: %s", self._name, error.message)
         self._give_up()
         return None
+
+    async def _same_again(self) -> Worker:
+        """A worker with the artifact that the last one had.
+
+        Raises:
+            ArtifactError: When it cannot be used any more, or its file was written over in place.
+            MachineError: When the system gives no process.
+        """
+        worker = await self._new_worker(self._pinned_path)
+        if worker.description["id"] != self.id:
+            await worker.end()
+            raise ArtifactError("its file was written over while it was served", code="changed")
+        return worker
 
     def _died_too_often(self) -> bool:
         """Whether one death more is one too many."""

@@ -1,7 +1,8 @@
 """A server from its start to its end: workers, socket, signals, and the drain before it exits.
 
 SIGTERM and SIGINT: no new picture is taken, ``ready`` says so, what is being answered is answered, exit.
-The same signal again: exit at once. SIGHUP: every model is taken up anew from its place, if it proves itself.
+The same signal again: exit at once. SIGHUP: every model is taken up anew from its place, if it proves itself,
+and the tokens are read anew.
 """
 
 from __future__ import annotations
@@ -141,6 +142,7 @@ class _Serving:
         )
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, LOG.info, "Not ready yet: there is nothing to take up anew")
         starting = asyncio.create_task(shelf.start())
         await asyncio.sleep(0)  # the workers start while this process loads what it needs
         try:
@@ -236,6 +238,12 @@ class _Serving:
             raise StoppedError("stopped before everything was answered", signal=self._signal)
 
     def _reload(self, shelf: Shelf) -> None:
+        if self._settings.tokens is not None:
+            try:
+                self._settings.tokens.read_again()
+                LOG.info("The tokens were read anew")
+            except InputError as error:
+                LOG.warning("The tokens stay as they are: %s", error.message)
         for name in shelf.names:
             task = asyncio.create_task(self._take_up(shelf, name))
             self._reloads.add(task)

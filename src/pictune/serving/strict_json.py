@@ -32,7 +32,8 @@ def read_object(body: bytes, *, depth: int) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise _bad("it is not UTF-8") from error
     except json.JSONDecodeError as error:
-        raise _bad(f"{error.msg} (line {error.lineno}, column {error.colno})") from error
+        hint = "; base64 goes into one line (base64 -w0)" if "control character" in error.msg else ""
+        raise _bad(f"{error.msg} (line {error.lineno}, column {error.colno}){hint}") from error
     except RecursionError as error:
         raise _bad("it nests too deep") from error
     _check_inside(value, depth)

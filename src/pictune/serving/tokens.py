@@ -30,10 +30,21 @@ class Tokens:
 
     Args:
         pairs: Role and token.
+        path: The file that they stand in.
     """
 
-    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, pairs: Iterable[tuple[str, str]], *, path: Path | None = None) -> None:
         self._known = [(_digest(token.encode()), role) for role, token in pairs]
+        self._path = path
+
+    def read_again(self) -> None:
+        """Takes the tokens that stand in the file now, in place of all others.
+
+        Raises:
+            InputError: As `read` does; the tokens stay as they are.
+        """
+        if self._path is not None:
+            self._known = Tokens.read(self._path)._known
 
     @classmethod
     def read(cls, path: Path) -> Tokens:
@@ -62,7 +73,7 @@ class Tokens:
             causes.append("it holds no token")
         if causes:
             raise InputError(f"{path} is no file of tokens", causes=causes, instead=_INSTEAD)
-        return cls(pairs)
+        return cls(pairs, path=path)
 
     @staticmethod
     def make(path: Path) -> Mapping[str, str]:

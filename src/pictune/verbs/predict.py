@@ -20,7 +20,7 @@ from pictune.files import disk_errors, replace_file
 from pictune.run import Run
 from pictune.tasks.task import Prediction, Task
 from pictune.verbs.asked import Asked, open_asked
-from pictune.verbs.prediction_table import write_rows
+from pictune.verbs.prediction_table import check_table, write_rows
 from pictune.verbs.targets import check_file, check_target, check_writable
 
 AT_ONCE = 256  # pictures in memory at a time
@@ -68,7 +68,7 @@ def predict(
         pictures: Files and folders; folders are searched with all that is in them.
         save: A folder for pictures with the answers drawn on them, as PNG; made when absent, and files of an
             earlier time in it are replaced.
-        csv: A table for all answers; replaced when it is there.
+        csv: A table for all answers; an earlier one is replaced, any other file left alone.
 
     Raises:
         RunError: When the run has no model, or its answers do not lie on pictures and ``save`` is given.
@@ -80,6 +80,7 @@ def predict(
     target = _target(save, pictures, asked)
     if csv is not None:
         check_file(Path(csv), pictures=[Path(p) for p in pictures], flag="--csv")
+        check_table(Path(csv), flag="--csv")
     answers: list[Prediction] = []
     drawn: list[Path] = []
     rest = iter(paths)

@@ -12,10 +12,34 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pictune.data.sample import Boxes, ClassMap
-from pictune.files import plain_cell, write_bytes
+from pictune.data.scanning import escape
+from pictune.errors import RunError
+from pictune.files import disk_errors, plain_cell, write_bytes
 from pictune.tasks.task import SIDES, Prediction
 
 COLUMNS = ("path", "class", "confidence", "answered", *SIDES, "error")
+HEADER = ",".join(COLUMNS).encode()
+
+
+def check_table(path: Path, *, flag: str) -> None:
+    """Refuses to write a table of answers over any other file; an empty one is none.
+
+    Args:
+        path: Where the table is going to be; there may be nothing.
+        flag: By which the user chooses it.
+
+    Raises:
+        RunError: When there is something else.
+    """
+    if not path.exists():
+        return
+    with disk_errors(path), path.open("rb") as stream:
+        begins = stream.read(len(HEADER))
+    if begins not in (b"", HEADER):
+        raise RunError(
+            f"{escape(str(path))} exists, and is no table of answers",
+            instead=f"Name another file with {flag}, or remove this one.",
+        )
 
 
 def write_rows(path: Path, answers: Sequence[Prediction], unreadable: Mapping[str, str]) -> None:

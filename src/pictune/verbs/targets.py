@@ -96,7 +96,7 @@ def check_export(target: Path, *, format_name: str, data: Path, flag: str) -> No
         DataError: When it lies among the pictures.
     """
     shown, files = escape(str(target)), " and ".join(FORMATS[format_name].files)
-    if target.suffix.lower() in FILE_SUFFIXES:
+    if target.suffix.lower() in FILE_SUFFIXES or target.suffix.lower() == SUFFIX != target.suffix:
         raise RunError(
             f"an exported model cannot be called {escape(target.name)}: it is a file that ends in {SUFFIX}, "
             f"or a folder; the network itself lies in it as {files}",
