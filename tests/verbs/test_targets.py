@@ -12,7 +12,8 @@ import pytest
 from asking import ask, traces
 
 from pictune.errors import DataError, MachineError, PictuneError, RunError
-from pictune.exporting.artifact import SUMS, artifact_names
+from pictune.exporting.artifact import SUMS, Artifact, artifact_names
+from pictune.verbs.export import export
 from pictune.verbs.targets import check_export, check_writable
 
 
@@ -128,3 +129,13 @@ def test_what_was_replaced_is_told(finished, here: Path) -> None:
         "  exported: exports/teal-fox.pictune",
         f"  replaced: the model {again['id']}, of the same weights",
     ]
+
+
+@pytest.mark.parametrize("left", [0, 4, 5000])
+def test_half_of_an_exported_model_is_replaced(finished, here: Path, left: int) -> None:
+    path = export(finished.run, out="x.pictune").path
+    path.write_bytes(path.read_bytes()[:left])
+    done = export(finished.run, out="x.pictune")
+    assert done.summary().endswith("  replaced: an exported model that was broken")
+    assert done.rows()["replaced"] == {"id": None, "run": None, "same_weights": False}
+    assert Artifact.open(path).id == done.id

@@ -43,6 +43,7 @@ FREE_BYTES = 1024**2
 # What reading a damaged entry raises; ValueError also when its name is no text.
 DAMAGE = (OSError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
+_ZIP = b"PK\x03\x04"  # the beginning of every zip that holds something
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal models make equal files
 _AGAIN = "Export it again, or copy it again from where it was whole."
 
@@ -121,7 +122,8 @@ def is_foreign(path: Path, format_name: str) -> bool:
         with zipfile.ZipFile(path) as archive:
             return SUMS not in archive.namelist()
     except DAMAGE:
-        return True
+        with path.open("rb") as stream:  # half of a zip may be half of an artifact, which is made anew
+            return stream.read(len(_ZIP)) not in {_ZIP, b""}
 
 
 def write_artifact(
