@@ -108,6 +108,15 @@ def test_openvino_answers_as_onnxruntime_does(kind, precision, monkeypatch, tmp_
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("name", ["answers", "graphs", "zones"])
+def test_openvino_keeps_the_name_of_what_comes_out(name):
+    """Names of what it merges with an answer come before or behind the answer's own in the alphabet."""
+    graph = convolutions()
+    graph.graph.node[-1].output[0] = graph.graph.output[0].name = name
+    session, _ = open_openvino(to_openvino(to_half(graph)), threads=1, spinning=False)
+    assert list(session(SHOWN[:1])) == [name]
+
+
 def test_a_graph_that_openvino_cannot_read_is_told_in_one_sentence():
     graph = convolutions()
     graph.graph.node[-1].op_type = "Softestmax"

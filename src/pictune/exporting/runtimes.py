@@ -174,7 +174,9 @@ def open_openvino(
     try:
         network = core.read_model(files["model.xml"], files["model.bin"])
         compiled = core.compile_model(network, "CPU", settings)
-        parts = [(part.get_any_name(), part) for part in (*compiled.inputs, *compiled.outputs)]
+        # Compiling adds the names of what it merges with an answer; as read, each has but its own.
+        named = [part.get_any_name() for part in (*network.inputs, *network.outputs)]
+        parts = list(zip(named, (*compiled.inputs, *compiled.outputs), strict=True))
     except (RuntimeError, ValueError, TypeError) as error:
         raise _bad_graph(str(error).strip().rpartition("\n")[2]) from error
     inputs = [name for name, _ in parts[: len(compiled.inputs)]]
