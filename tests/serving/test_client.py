@@ -38,6 +38,9 @@ def test_one_and_several_pictures_and_refusals(tmp_path: Path) -> None:
             several = client.predict(ordinary(1), b"no picture", ordinary(2), top_k=1)
             assert several[1]["error"]["code"] == "not_image"
             assert [len(row["confidences"]) for row in several[::2]] == [1, 1]
+            large = client.predict(ordinary(1), bytes([255]) * (17 * 2**20), ordinary(2), top_k=1)
+            assert large[1]["error"]["code"] == "body_too_large"
+            assert [row["labels"] for row in large[::2]] == [row["labels"] for row in several[::2]]
             with pytest.raises(ServerError, match="threshold"):
                 client.predict(ordinary(1), threshold=0.5)
             lost = Client(f"http://127.0.0.1:{server.port}", token=token, model="../x")

@@ -226,7 +226,7 @@ def test_workers_that_die_again_and_again_end_the_server(colours: Path) -> None:
                     os.kill(number, signal.SIGKILL)
             time.sleep(1.5)
         assert server.wait() == 3
-        assert any("died again and again" in line for line in server.lines)
+        assert any("died and could not be replaced" in line for line in server.lines)
 
 
 def test_new_tokens_are_printed_once_and_needed(colours: Path, tmp_path: Path) -> None:
@@ -242,6 +242,7 @@ def test_new_tokens_are_printed_once_and_needed(colours: Path, tmp_path: Path) -
         file.write_text("predict too-short\n")
         server.send(signal.SIGHUP)
         until(lambda: any("The tokens stay as they are" in line for line in server.lines))
+        assert any("stay as they are" in line and "line 1" in line for line in server.lines)
         assert server.ask("POST", "/v1/predict", ordinary(1), **known)[0] == 200
         file.write_text(f"predict {token[::-1]}\n")
         server.send(signal.SIGHUP)
@@ -282,14 +283,15 @@ def test_beyond_this_machine_tokens_are_needed(host: str, colours: Path) -> None
 def test_an_address_that_is_taken_costs_nothing(colours: Path) -> None:
     taken = socket.create_server(("127.0.0.1", 0))
     with taken, pytest.raises(InputError, match="cannot listen"):
-        serve(colours, port=taken.getsockname()[1])
+        serve(colours, port=taken.getsockname()[1], tokens=colours.with_name("tokens"))
+    assert [path.name for path in colours.parent.iterdir()] == [colours.name]
 
 
 @pytest.mark.parametrize(
     ("models", "said"),
     [
         ((), "no model was named"),
-        (("a=x.pictune", "a=y.pictune"), "called a"),
+        (("a=x.pictune", "a=y.pictune"), "called a: x.pictune and y.pictune"),
         (("A b=x",), "no name"),
         (("x=",), "x= names no path"),
     ],

@@ -35,6 +35,11 @@ class Capacity:
         return min(2, self.threads)
 
     @property
+    def most_threads(self) -> int:
+        """That a worker may need beside its first: for both sessions, decoding, and each call."""
+        return self.threads + -(-self.threads // self.calls) + DECODERS + self.calls
+
+    @property
     def window(self) -> int:
         """Pictures in the worker at a time: enough to keep it busy; the rest can still be dropped."""
         return max(2 * self.threads, 2 * self.max_batch)

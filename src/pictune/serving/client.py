@@ -70,7 +70,7 @@ class Client:
 
         Returns:
             One object a picture: what `/v1/predict` gives, or ``{"error": {"code", "message"}}`` where the
-            picture could not be used.
+            picture could not be used, or is larger than a request may be.
 
         Raises:
             InputError: When no picture is named, or a file cannot be read.
@@ -83,7 +83,12 @@ class Client:
         found: list[dict[str, Any]] = []
         for files in _portions(list(map(_content, pictures))):
             body, kind = _form(files, fields)
-            found += self._asked("POST", self._path, body, {"Content-Type": kind})["predictions"]
+            try:
+                found += self._asked("POST", self._path, body, {"Content-Type": kind})["predictions"]
+            except ServerError as error:
+                if error.code != "body_too_large" or len(files) > 1:
+                    raise
+                found.append({"error": {"code": error.code, "message": error.message}})
         return found
 
     def models(self) -> list[dict[str, Any]]:

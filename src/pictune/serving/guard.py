@@ -32,6 +32,7 @@ CLIENT_GONE = 499  # nobody gets this answer; it stands in the log and the numbe
 MOST_SHOWN = 200  # characters of a path in the log
 
 _HOST = r"(?P<host>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::(?P<port>[0-9]{1,5}))?"
+_NOT_OUR_NAME = "This server does not go by the name in the Host header; --allow-host adds one."
 _AUTHORITY = re.compile(_HOST)
 _ORIGIN = re.compile(r"(?P<scheme>https?)://" + _HOST)
 _PORTS = {"http": "80", "https": "443"}
@@ -97,7 +98,7 @@ class Guard:
             elif name == b"content-length":
                 length = int(value)
         if host is None or not host_allowed(host, self._names):
-            return Refusal(403, "host_not_allowed", "This server does not go by the name in the Host header.")
+            return Refusal(403, "host_not_allowed", _NOT_OUR_NAME)
         if not all(origin_allowed(origin, host, self._names) for origin in origins):
             return Refusal(403, "origin_not_allowed", "Pages of other sites may not ask this server.")
         return too_large(self._limits) if length > self._limits.body_bytes else None

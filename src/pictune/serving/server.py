@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pictune.serving.tokens import Tokens
 
 LOG = logging.getLogger("pictune.serving")
+HIGHEST_PORT = 65535
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DRAIN_S = 22.0  # for pictures that are being answered, once the server is told to end
 CLOSING_S = 5  # for their answers to be taken
@@ -78,7 +79,8 @@ def serve_forever(settings: Settings, *, listening: Callable[[str], None]) -> No
 
     check_open(settings.host, settings.tokens)
     give_back_large_blocks()
-    with _bound(settings) as listener:
+    limits = settings.limits
+    with _bound(settings.host, settings.port, backlog=limits.backlog) as listener:
         run(_Serving(settings, listener, listening).run())
 
 
@@ -95,20 +97,33 @@ def check_open(host: str, tokens: Tokens | None) -> None:
         )
 
 
+def check_address(host: str, port: int) -> None:
+    """Refuses an address that cannot be had, before models are made for it.
+
+    Raises:
+        InputError: When it cannot be had.
+    """
+    with _bound(host, port, backlog=1):
+        return
+
+
 @contextlib.contextmanager
-def _bound(settings: Settings) -> Iterator[socket.socket]:
+def _bound(host: str, port: int, *, backlog: int) -> Iterator[socket.socket]:
     """A socket at the address; bound before anything is loaded, so that a wrong one costs nothing.
 
     Raises:
         InputError: When it cannot be had.
     """
-    host = settings.host
-    try:
-        family = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, settings.port), family=family, backlog=settings.limits.backlog)
-    except (OSError, OverflowError) as error:
+    if not 0 <= port <= HIGHEST_PORT:
         raise InputError(
-            f"the server cannot listen at {host}, port {settings.port}: {error}",
+            f"there is no port {port}", instead=f"Ports are 1 to {HIGHEST_PORT}; 0 takes any that is free."
+        )
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family, backlog=backlog)
+    except OSError as error:
+        raise InputError(
+            f"the server cannot listen at {host}, port {port}: {error}",
             instead="Choose another --port or --host; port 0 takes any that is free.",
         ) from error
     with listener:
@@ -231,8 +246,8 @@ class _Serving:
             LOG.warning("Workers were ended before they had answered")
         if self._given_up:
             raise MachineError(
-                f"the worker of the model {self._given_up} died again and again",
-                instead="The log above says how; a model that needs less memory may help.",
+                f"the worker of the model {self._given_up} died and could not be replaced",
+                instead="The log above says why; where it is memory, a smaller model may help.",
             )
         if self._hasty and self._signal is not None:
             raise StoppedError("stopped before everything was answered", signal=self._signal)
@@ -243,7 +258,7 @@ class _Serving:
                 self._settings.tokens.read_again()
                 LOG.info("The tokens were read anew")
             except InputError as error:
-                LOG.warning("The tokens stay as they are: %s", error.message)
+                LOG.warning("The tokens stay as they are: %s", "; ".join((error.message, *error.causes)))
         for name in shelf.names:
             task = asyncio.create_task(self._take_up(shelf, name))
             self._reloads.add(task)

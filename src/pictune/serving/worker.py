@@ -75,15 +75,41 @@ def main(words: Sequence[str] | None = None, *, open_artifact: Open = open_expor
     with socket.socket(fileno=given.socket) as connection, connection.makefile("rb") as stream:
         send = _sender(connection)
         try:
+            check_threads(capacity.most_threads)
             exported = open_artifact(given.artifact, capacity.threads)
+            pipeline = Pipeline(exported, capacity, send)
         except ArtifactError as error:
             send(Frame({"kind": "unusable"}, _packed(_told(error))))
             return
-        pipeline = Pipeline(exported, capacity, send)
         if capacity.headroom is not None:
             _limit_memory(capacity.headroom)
         send(Frame({"kind": "ready"}, _packed(_description(exported))))
         _read(stream, pipeline, send)
+
+
+def check_threads(count: int) -> None:
+    """Refuses to begin where the system gives no so many threads: a runtime that gets too few may hang.
+
+    Raises:
+        ArtifactError: ``no_threads``.
+    """
+    over = threading.Event()
+    waiting: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=over.wait)
+            thread.start()
+            waiting.append(thread)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"the system gives {len(waiting)} threads, and {count} are needed",
+            code="no_threads",
+            instead="Name fewer with --threads, or allow more: TasksMax= of systemd, --pids-limit of Docker.",
+        ) from error
+    finally:
+        over.set()
+        for thread in waiting:
+            thread.join()
 
 
 def _depend_on_parent() -> None:

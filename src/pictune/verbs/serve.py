@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pictune.errors import InputError
+from pictune.errors import InputError, RunError
 from pictune.exporting.artifact import SUFFIX, Artifact, is_artifact
 from pictune.run import weights_sum
 from pictune.serving.capacity import Capacity
 from pictune.serving.limits import ServerLimits
-from pictune.serving.server import Settings, check_open, serve_forever
+from pictune.serving.server import Settings, check_address, check_open, serve_forever
 from pictune.serving.tokens import Tokens
 from pictune.threads import processors
 from pictune.verbs.asked import run_of
@@ -62,8 +62,10 @@ def serve(
     for path in named.values():
         if not is_artifact(path):
             run_of(path)
+    if tokens is None:
+        check_open(host, None)
+    check_address(host, port)
     known = _tokens(Path(tokens)) if tokens is not None else None
-    check_open(host, known)
     settings = Settings(
         models={name: path if is_artifact(path) else _exported(path) for name, path in named.items()},
         host=host,
@@ -111,9 +113,9 @@ def _named(models: Sequence[Path | str]) -> dict[str, Path]:
         if equals and not rest and path == Path():
             causes.append(f"{text} names no path")
         elif NAME.fullmatch(name) is None:
-            causes.append(f"{name!r} is no name of a model: small letters, digits, dashes")
+            causes.append(f"{name!r} is no name of a model: small letters, digits, dashes, underscores")
         elif name in found:
-            causes.append(f"two models are called {name}")
+            causes.append(f"two models are called {name}: {found[name]} and {path}")
         found[name] = path
     if causes:
         raise InputError(
@@ -136,7 +138,7 @@ def _exported(path: Path) -> Path:
     """The artifact of a run, made when it is not there or of another model.
 
     Raises:
-        RunError: When there is no run, or it has no model.
+        RunError: When there is no run, it has no model, or another run's model is in that place.
         ArtifactError: When the gate refuses it.
     """
     run = run_of(path)
@@ -147,6 +149,11 @@ def _exported(path: Path) -> Path:
             kind = f"{there.content['format_name']}, {there.precision}"
             sys.stderr.write(f"{place} is served ({kind}): it was exported from {run.name} before\n")
             return place
+        if (other := there.content.get("run")) != run.name:
+            raise RunError(
+                f"{place} holds the model of another run, {other}",
+                instead=f"Export this one to another place and serve that: pictune export {path} --out FILE",
+            )
     sys.stderr.write(f"{run.name} is exported to {place} first: a run itself cannot be served\n")
     from pictune.verbs.export import export  # it needs PyTorch; serving does not
 
