@@ -11,7 +11,7 @@ import io
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,9 +22,6 @@ from pictune.printing import print_json, print_report, print_run, shown_path
 from pictune.threads import steady_threads
 from pictune.typed import for_train, precision_of, with_flags
 from pictune.version import __version__
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer(
     name="pictune",
@@ -188,14 +185,13 @@ def evaluate(
 
 @app.command()
 def predict(
-    run: Annotated[
-        Path, typer.Argument(help="A run, or an exported model, such as exports/teal-fox.pictune.")
-    ],
+    run: options.RunOrExport,
     pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
     save: Annotated[
         Path | None, typer.Option(help="A folder for pictures with boxes or masks drawn on them.")
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="A table for all answers.")] = None,
+    follow_outside: options.FollowOutside = False,
     as_json: options.Json = False,
 ) -> None:
     """Ask a run's model, or an exported one, about pictures."""
@@ -207,12 +203,13 @@ def predict(
         steady_threads()
     from pictune.verbs.predict import predict as verb
 
-    result = verb(run, *pictures, save=save, csv=csv)
+    result = verb(run, *pictures, save=save, csv=csv, follow_outside=follow_outside)
     if as_json:
         facts = {
             "model" if exported else "run": shown_path(run.resolve()),
             "predictions": result.rows(),
             "unreadable": result.unreadable,
+            "ignored": result.ignored,
         }
         facts |= {"drawn": [shown_path(path) for path in result.drawn]} if save else {}
         facts |= {"table": shown_path(result.table)} if result.table else {}
@@ -273,7 +270,9 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A name by which the server may be called, besides localhost.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="That compute one call of a network.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that compute one picture; all processors.")
+    ] = None,
     batch: Annotated[int, typer.Option(help="Waiting pictures that a call takes at most.")] = 1,
 ) -> None:
     """Answer requests over HTTP, with a page to try it; stops on Ctrl-C when all is answered."""
@@ -295,6 +294,7 @@ def convert(
     data: Annotated[Path, typer.Argument(help="A folder or file of boxes or masks.")],
     out: Annotated[Path, typer.Argument(help="A new folder, outside of the data.")],
     to: Annotated[str, typer.Option(help="coco, voc, yolo, box_table or masks.")],
+    follow_outside: options.FollowOutside = False,
     settings: options.Settings = None,
     as_json: options.Json = False,
 ) -> None:
@@ -302,7 +302,7 @@ def convert(
     started = time.monotonic()
     from pictune.verbs.convert import convert as verb
 
-    result = verb(data, to=to, out=out, settings=settings or ())
+    result = verb(data, to=to, out=out, settings=with_flags(settings, follow_outside=follow_outside))
     if as_json:
         print_json("convert", started, result.rows())
     else:

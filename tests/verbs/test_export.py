@@ -91,7 +91,7 @@ class TestClassifier:
         answer = ask("predict", "teal.pictune", finished.photos / "circle", "--csv", "out.csv")
         assert answer.code == 0, answer.err
         rows = (here / "out.csv").read_text().splitlines()
-        assert rows[0] == "path,class,confidence,answered,left,top,right,bottom,error"
+        assert rows[0] == "path,class,confidence,share,answered,left,top,right,bottom,error"
         assert len(rows) == 1 + 20 * 3
         assert sum(",yes," in row for row in rows) == 20
         refused = ask("predict", "teal.pictune", finished.photos, "--csv", finished.photos / "out.csv")

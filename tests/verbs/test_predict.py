@@ -19,7 +19,7 @@ def test_files_and_folders_in_the_order_given(finished, monkeypatch: pytest.Monk
     monkeypatch.chdir(finished.photos)
     answer = ask("predict", finished.run.path, "square/003.png", "circle", "--json")
     assert answer.code == 0, answer.err
-    assert set(answer.json) == {"verb", "run", "predictions", "unreadable", "seconds"}
+    assert set(answer.json) == {"verb", "run", "predictions", "unreadable", "ignored", "seconds"}
     rows = answer.json["predictions"]
     assert [row["path"] for row in rows] == ["square/003.png", *(f"circle/{i:03}.png" for i in range(20))]
     for row in rows:
@@ -62,7 +62,23 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_answered(finished, here) -
     assert set(reasons) == {"mixed/bad.jpg", "mixed/away.png"}
     assert "[not_image]" in reasons["mixed/bad.jpg"]
     assert "[dangling_symlink]" in reasons["mixed/away.png"]
-    assert "mixed/bad.jpg: not read: " in ask("predict", finished.run.path, "mixed").out
+    assert answer.json["ignored"] == 1
+    said = ask("predict", finished.run.path, "mixed").out
+    assert "mixed/bad.jpg: not read: " in said
+    assert "ignored: 1 that are no pictures" in said
+
+
+def test_links_that_leave_the_folder_are_followed_when_that_is_wished(finished, here) -> None:
+    toys.write_picture(here / "store/a.png", ["circle"], 1)
+    (here / "mixed").mkdir()
+    (here / "mixed/a.png").symlink_to(here / "store/a.png")
+    (here / "mixed/more").symlink_to(here / "store")
+    refused = ask("predict", finished.run.path, "mixed")
+    assert refused.code == 2
+    assert "--follow-outside" in refused.err
+    answer = ask("predict", finished.run.path, "mixed", "--follow-outside", "--json")
+    assert [row["path"] for row in answer.json["predictions"]] == ["mixed/a.png", "mixed/more/a.png"]
+    assert answer.json["unreadable"] == {}
 
 
 def test_a_folder_without_pictures_is_told_beside_the_answers(finished, here) -> None:
@@ -83,10 +99,12 @@ def test_nothing_but_unusable_files(finished, here, kind) -> None:
         path.mkdir()
     else:
         path.write_text("hello" if kind == "text" else "")
-    answer = ask("predict", finished.run.path, path)
+    answer = ask("predict", finished.run.path, path, "--csv", "out.csv")
     assert answer.code == 2
     assert "[no_pictures]" in answer.err
     assert answer.out == ""
+    (row,) = (here / "out.csv").read_text().splitlines()[1:]
+    assert row.startswith(f"{path},,,,,")
 
 
 def test_absent_paths_are_all_named(finished, here) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pictune.data.sample import Boxes, Labels
+from pictune.data.sample import Boxes, ClassMap, Labels
 from pictune.errors import RunError
 from pictune.tasks.task import Prediction
 from pictune.verbs.prediction_table import check_table, write_rows
@@ -29,6 +29,24 @@ def test_no_cell_begins_as_a_formula_does(tmp_path: Path, start: str) -> None:
     assert [row["class"] for row in rows] == [f"'{name}", f"'{name}", ""]
     assert rows[2]["error"] == f"'{name} is no picture"
     assert float(rows[1]["left"]) == -5, "a number is no formula"
+
+
+def test_a_share_of_the_pixels_is_no_confidence(tmp_path: Path) -> None:
+    answers = [
+        Prediction("a.png", Labels(("x",)), {"x": 0.9, "y": 0.1}),
+        Prediction("b.png", ClassMap(("x", "y"), np.array([[1, 1, 1, 0]], np.uint8)), {"y": 0.75, "x": 0.25}),
+    ]
+    write_rows(tmp_path / "answers.csv", answers, {})
+    with (tmp_path / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [
+            [row[n] for n in ("class", "confidence", "share", "answered")] for row in csv.DictReader(stream)
+        ]
+    assert rows == [
+        ["x", "0.900000", "", "yes"],
+        ["y", "0.100000", "", "no"],
+        ["y", "", "0.750000", "yes"],
+        ["x", "", "0.250000", "yes"],
+    ]
 
 
 def test_only_a_table_of_answers_is_replaced(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def test_good_places_are_left_as_they_are(here: Path, name: str) -> None:
         ("/proc/x.pictune", "/proc/x.pictune cannot be written: No such file or directory"),
         ("/proc/x", "/proc/x cannot be written: No such file or directory"),
         ("a" * 300 + ".pictune", "a.pictune cannot be written: File name too long"),
-        ("link", "link exists, and is no exported model"),
+        ("link", "link is a link, which an exported model would take the place of"),
+        ("current.pictune", "current.pictune is a link"),
+        ("mixed", "mixed holds what is no part of an exported model: notes.txt"),
         ("other", "other holds an exported model of another format, which has more files than model.onnx"),
     ],
 )
@@ -68,6 +70,10 @@ def test_nothing_of_the_users_is_in_the_way(here: Path, name: str, said: str) ->
     for part in artifact_names("openvino"):
         (here / "other" / part).touch()
     assert (here / "other" / SUMS).exists()
+    (here / "mixed").mkdir()
+    for part in (*artifact_names("onnx"), "notes.txt"):
+        (here / "mixed" / part).touch()
+    (here / "current.pictune").symlink_to("notes.pictune")
     before = traces(here)
     with pytest.raises(RunError) as caught:
         check(name)

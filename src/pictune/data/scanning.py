@@ -28,7 +28,7 @@ IMAGE_SUFFIXES = frozenset((*chain.from_iterable(SUFFIXES.values()), *_RARE))
 _IGNORED_NAMES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "__pycache__"})
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*")
 _MAGIC_BOXES = (b"heic", b"heix", b"mif1", b"avif", b"avis")
-_OUTSIDE = "links to a file outside the dataset (--set data.follow_outside=true permits it)"
+_OUTSIDE = "links to a file outside the dataset (--follow-outside permits it)"
 _UNPRINTABLE = re.compile("[\\\\\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -197,8 +197,7 @@ class _Walk:
                 parts,
                 "outside_root",
                 Outcome.REJECT,
-                "links to a folder outside the dataset; permit it with --set data.follow_outside=true, "
-                "or remove it",
+                "links to a folder outside the dataset; permit it with --follow-outside, or remove it",
             )
         elif outside:
             self._leave_out(parts, "outside_root", _OUTSIDE)

@@ -284,7 +284,11 @@ def _check_names(path: Path, found: set[str], wanted: set[str]) -> None:
     if missing := sorted(wanted - found):
         raise _refused(path, "missing_file", f"lacks {', '.join(missing)}")
     if extra := sorted(found - wanted):
-        raise _refused(path, "extra_file", f"holds what does not belong to it: {', '.join(extra)[:200]}")
+        raise ArtifactError(
+            f"{path.name} holds what does not belong to it: {', '.join(extra)[:200]}",
+            code="extra_file",
+            instead=f"Remove it there. {_AGAIN}" if path.is_dir() else _AGAIN,
+        )
 
 
 def _content(path: Path, data: bytes) -> dict[str, Any]:

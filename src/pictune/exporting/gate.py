@@ -145,8 +145,8 @@ def _speed(before: float, after: float) -> str:
 def _line(one: Difference) -> str:
     if one.first is None or one.second is None or one.difference is None:
         return f"{one.name.replace('_', ' '):<20}n/a"
-    interval = f" [{one.low:+.4f}, {one.high:+.4f}]" if one.low is not None and one.high is not None else ""
-    values = f"{one.first:>9.4f}{one.second:>10.4f}   {one.difference:+.4f}{interval}"
+    interval = f" [{one.low:+z.4f}, {one.high:+z.4f}]" if one.low is not None and one.high is not None else ""
+    values = f"{one.first:>9.4f}{one.second:>10.4f}   {one.difference:+z.4f}{interval}"
     return f"{one.name.replace('_', ' '):<20}{values}"
 
 

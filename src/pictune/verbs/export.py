@@ -133,8 +133,8 @@ def export(
 
     Args:
         run: A run or its folder.
-        out: A file that ends in ``.pictune``, or a new folder; ``exports/<run>.pictune`` when None, with the
-            precision and the format in its name where they are not the usual ones. An exported model that is
+        out: A file that ends in ``.pictune``, or a new folder; ``exports/<run>.pictune`` when None, with what
+            is not as usual in its name: precision, size, format. An exported model that is
             there is replaced, and nothing else ever is.
         format: ``onnx``, ``openvino`` or ``torch``.
         precision: ``fp32``, ``fp16`` or ``int8``.
@@ -151,7 +151,7 @@ def export(
     """
     run = trained_run(run, verb="export")
     _check(format, precision)
-    target = Path(out) if out is not None else _usual(run, format, precision)
+    target = Path(out) if out is not None else _usual(run, format, precision, dynamic_size)
     check_export(target, format_name=format, data=home_of(run), flag="--out")
     model = Model.load(run.model)
     recipe = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES)
@@ -190,8 +190,9 @@ def _check(format_name: str, precision: str) -> None:
         raise RecipeError("nothing can be exported so", causes=causes)
 
 
-def _usual(run: Run, format_name: str, precision: str) -> Path:
+def _usual(run: Run, format_name: str, precision: str, dynamic_size: bool) -> Path:  # noqa: FBT001
     parts = [run.name, *([precision] if precision != "fp32" else [])]
+    parts += ["dynamic"] if dynamic_size else []
     parts += [format_name] if format_name != "onnx" else []
     return Path("exports") / f"{'-'.join(parts)}{SUFFIX}"
 

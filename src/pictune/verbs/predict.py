@@ -35,12 +35,14 @@ class Predictions:
         unreadable: What is wrong with each picture that could not be used, by its path.
         drawn: Where answers were drawn on pictures, in their order.
         table: Where all answers were written as a table; None where they were not.
+        ignored: Files and hidden folders in the folders named that are no pictures.
     """
 
     answers: tuple[Prediction, ...]
     unreadable: dict[str, str]
     drawn: tuple[Path, ...] = ()
     table: Path | None = None
+    ignored: int = 0
 
     def rows(self) -> list[dict[str, Any]]:
         """Plain values for JSON."""
@@ -51,6 +53,7 @@ class Predictions:
         lines = [answer.sentence(shown=shown) for answer in self.answers]
         lines += [f"drawn: {path}" for path in self.drawn]
         lines += [f"{path}: not read: {reason}" for path, reason in self.unreadable.items()]
+        lines += [f"ignored: {self.ignored} that are no pictures"] if self.ignored else []
         lines += [f"table: {self.table}"] if self.table else []
         return "\n".join(lines)
 
@@ -60,6 +63,7 @@ def predict(
     *pictures: Path | str,
     save: Path | str | None = None,
     csv: Path | str | None = None,
+    follow_outside: bool = False,
 ) -> Predictions:
     """Answers for pictures and for whole folders of them.
 
@@ -68,7 +72,9 @@ def predict(
         pictures: Files and folders; folders are searched with all that is in them.
         save: A folder for pictures with the answers drawn on them, as PNG; made when absent, and files of an
             earlier time in it are replaced.
-        csv: A table for all answers; an earlier one is replaced, any other file left alone.
+        csv: A table for all answers; an earlier one is replaced, any other file left alone. It is written,
+            too, when no picture could be read.
+        follow_outside: Whether links that leave a folder are followed, even if the run's own were not.
 
     Raises:
         RunError: When the run has no model, or its answers do not lie on pictures and ``save`` is given.
@@ -76,7 +82,8 @@ def predict(
         DataError: When a path does not exist, or no picture could be read at all.
     """
     asked = open_asked(model)
-    paths, unreadable = _files([Path(p) for p in pictures], follow_outside=asked.follow_outside)
+    follow_outside = follow_outside or asked.follow_outside
+    paths, unreadable, ignored = _files([Path(p) for p in pictures], follow_outside=follow_outside)
     target = _target(save, pictures, asked)
     if csv is not None:
         check_file(Path(csv), pictures=[Path(p) for p in pictures], flag="--csv")
@@ -102,6 +109,8 @@ def predict(
             for key, pixels, answer in zip(keys, whole, found, strict=True):
                 if target is not None and pixels is not None:
                     drawn.append(_draw(target, len(drawn), key, asked.model.task, pixels, answer))
+    if csv is not None:
+        write_rows(Path(csv), answers, unreadable)
     if not answers:
         raise DataError(
             "no picture could be read",
@@ -109,9 +118,8 @@ def predict(
             causes=[f"{path}: {reason}" for path, reason in list(unreadable.items())[:20]],
             instead="Name pictures or folders of pictures.",
         )
-    if csv is not None:
-        write_rows(Path(csv), answers, unreadable)
-    return Predictions(tuple(answers), unreadable, tuple(drawn), Path(csv) if csv is not None else None)
+    table = Path(csv) if csv is not None else None
+    return Predictions(tuple(answers), unreadable, tuple(drawn), table, ignored)
 
 
 def _target(save: Path | str | None, pictures: Sequence[Path | str], asked: Asked) -> Path | None:
@@ -152,8 +160,11 @@ def _write(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-def _files(paths: Sequence[Path], *, follow_outside: bool) -> tuple[list[Path], dict[str, str]]:
-    """The files that are named and those below the folders that are named, and what was left out there."""
+def _files(paths: Sequence[Path], *, follow_outside: bool) -> tuple[list[Path], dict[str, str], int]:
+    """The files that are named and those below the folders that are named, and what was left out there.
+
+    Last comes how many files and hidden folders there are no pictures.
+    """
     absent = [escape(str(path)) for path in paths if not path.exists()]
     if absent or not paths:
         raise DataError(
@@ -164,14 +175,16 @@ def _files(paths: Sequence[Path], *, follow_outside: bool) -> tuple[list[Path], 
         )
     files: list[Path] = []
     left_out: dict[str, str] = {}
+    ignored = 0
     for path in paths:
         if not path.is_dir():
             files.append(path)
             continue
         listing = scan(path, follow_outside=follow_outside)
         files += [image.path for image in listing.images]
+        ignored += listing.ignored.total()
         if not listing.images:
             left_out[escape(str(path))] = "the folder holds no picture [empty]"
         for finding in listing.findings:
             left_out[f"{escape(str(path))}/{finding.where}"] = f"{finding.message} [{finding.code}]"
-    return files, left_out
+    return files, left_out, ignored

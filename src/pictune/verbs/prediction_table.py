@@ -17,7 +17,7 @@ from pictune.errors import RunError
 from pictune.files import disk_errors, plain_cell, write_bytes
 from pictune.tasks.task import SIDES, Prediction
 
-COLUMNS = ("path", "class", "confidence", "answered", *SIDES, "error")
+COLUMNS = ("path", "class", "confidence", "share", "answered", *SIDES, "error")
 HEADER = ",".join(COLUMNS).encode()
 
 
@@ -45,8 +45,9 @@ def check_table(path: Path, *, flag: str) -> None:
 def write_rows(path: Path, answers: Sequence[Prediction], unreadable: Mapping[str, str]) -> None:
     """Replaces a table of answers in one step.
 
-    Columns: path, class, confidence (0 to 1; the share of pixels where every pixel is answered), answered
-    (whether the model gives this class as its answer), left, top, right, bottom (pixels, boxes only), error.
+    Columns: path, class, confidence (0 to 1), share (in its place where every pixel is answered: the part of
+    them that has the class, 0 to 1), answered (whether the model gives this class as its answer), left, top,
+    right, bottom (pixels, boxes only), error.
 
     Args:
         path: The file.
@@ -78,10 +79,10 @@ def _rows(answer: Prediction) -> Iterator[dict[str, str]]:
             yield {}
         return
     said = answer.annotation.names
-    for name, confidence in answer.confidences.items():
-        chosen = isinstance(answer.annotation, ClassMap) or name in said
+    covers = isinstance(answer.annotation, ClassMap)
+    for name, number in answer.confidences.items():
         yield {
             "class": plain_cell(name),
-            "confidence": f"{confidence:.6f}",
-            "answered": "yes" if chosen else "no",
+            "share" if covers else "confidence": f"{number:.6f}",
+            "answered": "yes" if covers or name in said else "no",
         }

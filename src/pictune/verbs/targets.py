@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pictune.data.scanning import escape
 from pictune.errors import DataError, RunError
-from pictune.exporting.artifact import SUFFIX, is_artifact, is_foreign
+from pictune.exporting.artifact import SUFFIX, artifact_names, is_artifact, is_foreign
 from pictune.exporting.formats import FORMATS
 from pictune.files import FULL, disk_errors
 
@@ -103,6 +103,11 @@ def check_export(target: Path, *, format_name: str, data: Path, flag: str) -> No
             instead=f"Name it so with {flag}, such as {escape(str(target.with_suffix(SUFFIX)))}.",
         )
     check_writable(target, flag=flag)
+    if target.is_symlink():
+        raise RunError(
+            f"{shown} is a link, which an exported model would take the place of",
+            instead=f"Name what it leads to with {flag}, or another place, or remove the link.",
+        )
     _check_outside(target, data, flag)
     if is_foreign(target, format_name):
         if target.suffix == SUFFIX:
@@ -110,12 +115,21 @@ def check_export(target: Path, *, format_name: str, data: Path, flag: str) -> No
                 "is a folder, and a file is needed" if target.is_dir() else "exists, and is no exported model"
             )
         elif is_artifact(target):
-            found = f"holds an exported model of another format, which has more files than {files}"
+            found = _what_besides(target, format_name)
         else:
             found = "exists, and is no exported model"
         raise RunError(
             f"{shown} {found}", instead=f"Name another place with {flag}, or remove what is there."
         )
+
+
+def _what_besides(folder: Path, format_name: str) -> str:
+    """What an exported model's folder holds that another one would not replace."""
+    others = {path.name for path in folder.iterdir()} - artifact_names(format_name)
+    if others <= frozenset().union(*map(artifact_names, FORMATS)):
+        files = " and ".join(FORMATS[format_name].files)
+        return f"holds an exported model of another format, which has more files than {files}"
+    return f"holds what is no part of an exported model: {escape(min(others))}"
 
 
 def check_writable(target: Path, *, flag: str) -> None:
