@@ -209,7 +209,7 @@ REFUSED: Sequence[tuple[str, Build, str, Sequence[str]]] = [
     ("45 class never learnt", unlearnt_class, "class_not_in_train", ["'star' is in test but not in train"]),
     ("49 nested folders", nested, "nested_folders", ["circle/deep"]),
     ("50 names too alike", alike_names, "ambiguous_class", ["'Circle' (1 images)", "'circle' (12 images)"]),
-    ("57 class folder outside", with_link("far", "../elsewhere"), "outside_root", ["data.follow_outside"]),
+    ("57 class folder outside", with_link("far", "../elsewhere"), "outside_root", ["--follow-outside"]),
     ("62 zip that climbs", archive("zip"), "archive", ["nothing was written", "Extract it first"]),
     ("63 tar", archive("tgz"), "archive", ["nothing was written"]),
     ("40 leak between given splits", leak, "leak", ["val/circle/again.png (val)", "--allow-leaks"]),
