@@ -138,6 +138,48 @@ class Watched(Sequence[NDArray[np.uint8]]):
         return rows
 
 
+PLANES = ["Transpose", "Cast", "Mul", "Add"]
+ROWS = ["Cast", "Reshape", "Mul", "Add", "Reshape", "Transpose"]
+
+
+def by_channel(graph: onnx.ModelProto, *, width: int | str = SIDE) -> onnx.ModelProto:
+    """Pixels normalised by another factor and another shift for each colour."""
+    for name, values in {"scale": (0.01, 0.02, 0.03), "shift": (-1.5, -2.0, -2.5)}.items():
+        tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(np.array(values, np.float32).reshape(1, 3, 1, 1), name))
+    side = graph.graph.input[0].type.tensor_type.shape.dim[2]
+    if isinstance(width, str):
+        side.dim_param = width
+    return graph
+
+
+def first_steps(graph: onnx.ModelProto) -> list[str]:
+    """What happens to the pixels one after the other, up to where they are rounded."""
+    steps, name = [], "pixels"
+    while (node := next(node for node in graph.graph.node if name in node.input)).op_type != "QuantizeLinear":
+        steps.append(node.op_type)
+        name = node.output[0]
+    return steps
+
+
+def test_rows_are_normalised_at_once_to_the_same_numbers(monkeypatch):
+    graph = by_channel(convolutions())
+    rows = quantise(graph, canvases(24))
+    assert first_steps(rows) == ROWS
+    onnx.checker.check_model(rows, full_check=True)
+    assert not {"scale", "shift"} & set(constants(rows)), "what nobody reads any more is gone"
+    monkeypatch.setattr("pictune.exporting.quantising._normalise_rows", lambda _graph: None)
+    planes = quantise(graph, canvases(24))
+    assert first_steps(planes) == PLANES
+    for count in (1, 3):
+        assert np.array_equal(confidences(rows, OTHERS[:count]), confidences(planes, OTHERS[:count]))
+
+
+def test_rows_stay_as_they_are_where_any_width_goes_or_colours_are_alike():
+    assert first_steps(quantise(by_channel(convolutions(), width="width"), canvases(24))) == PLANES
+    assert first_steps(quantise(convolutions(), canvases(24))) == PLANES
+
+
 def test_few_canvases_are_in_memory_at_a_time(plain):
     shown = Watched()
     quantise(plain, shown)

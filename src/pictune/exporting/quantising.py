@@ -187,6 +187,7 @@ def _finished(path: Path, floats: frozenset[str]) -> onnx.ModelProto:
     import onnx
 
     made = onnx.load(path)
+    _normalise_rows(made.graph)
     _unrounded(made.graph, floats)
     del made.metadata_props[:]
     used = {node.domain for node in made.graph.node}
@@ -200,6 +201,62 @@ def _finished(path: Path, floats: frozenset[str]) -> onnx.ModelProto:
     made.opset_import.extend(kept)
     made.producer_name, made.producer_version = "pictune", ""
     return made
+
+
+def _normalise_rows(graph: onnx.GraphProto) -> None:
+    """Has the pixels of a row normalised together, by factors that are written out, to the same numbers.
+
+    Onnxruntime computes whole numbers with the channels last, from the first node on. There three factors,
+    taken in turn for one pixel after the other, take as long as a large layer. Nothing is changed where the
+    canvas may have any width, or the pixels are prepared in another way.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    width = graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    before = _in_turn(graph, INPUT, ("Transpose", "Cast", "Mul", "Add"))
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    factors = [
+        numpy_helper.to_array(tensors[name]) for node in before for name in node.input if name in tensors
+    ]
+    if not width or [factor.shape for factor in factors] != [(1, 3, 1, 1)] * 2:
+        return
+    constants = {
+        "pixels_row": np.array([0, 0, 3 * width]),
+        "pixels_scale": np.tile(factors[0].reshape(3), width),
+        "pixels_shift": np.tile(factors[1].reshape(3), width),
+        "pixels_places": np.array([0, 0, width, 3]),
+    }
+    steps: list[tuple[str, tuple[str, ...], str, dict[str, Any]]] = [
+        ("Cast", (INPUT,), "pixels_float", {"to": TensorProto.FLOAT}),
+        ("Reshape", ("pixels_float", "pixels_row"), "pixels_rows", {}),
+        ("Mul", ("pixels_rows", "pixels_scale"), "pixels_scaled", {}),
+        ("Add", ("pixels_scaled", "pixels_shift"), "pixels_shifted", {}),
+        ("Reshape", ("pixels_shifted", "pixels_places"), "pixels_normal", {}),
+        ("Transpose", ("pixels_normal",), before[-1].output[0], {"perm": [0, 3, 1, 2]}),
+    ]
+    after = [
+        helper.make_node(kind, inputs, [output], name=f"{output}_node", **attributes)
+        for kind, inputs, output, attributes in steps
+    ]
+    gone = {name for node in before[:-1] for name in node.output}
+    nodes = [*after, *(node for node in graph.node if node not in before)]
+    shapes = [value for value in graph.value_info if value.name not in gone]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    graph.value_info.extend(shapes)
+    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in constants.items())
+
+
+def _in_turn(graph: onnx.GraphProto, name: str, kinds: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that alone read one another, the first of them what is named; none when kinds are others."""
+    found: list[onnx.NodeProto] = []
+    for kind in kinds:
+        readers = [node for node in graph.node if name in node.input]
+        if [node.op_type for node in readers] != [kind]:
+            return []
+        found += readers
+        name = readers[0].output[0]
+    return found
 
 
 def _unrounded(graph: onnx.GraphProto, floats: frozenset[str]) -> None:
