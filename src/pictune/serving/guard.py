@@ -11,6 +11,7 @@ import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 from urllib.parse import quote
@@ -149,6 +150,7 @@ def internal() -> Refusal:
     return Refusal(500, "internal", "Something went wrong in the server; its log says what.")
 
 
+@lru_cache(maxsize=64)  # clients send the same one again and again
 def host_allowed(host: str, names: frozenset[str]) -> bool:
     """Whether the server goes by this name.
 

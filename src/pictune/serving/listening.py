@@ -35,6 +35,5 @@ def configured(
         proxy_headers=False,
         server_header=False,
         backlog=limits.backlog,
-        h11_max_incomplete_event_size=limits.header_bytes,
         timeout_graceful_shutdown=int(limits.request_s),
     )

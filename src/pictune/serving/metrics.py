@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -33,6 +33,7 @@ class Metrics:
             "requests", "Requests by path, method and status.", ("path", "method", "status")
         )
         self._whole = timer("request_seconds", "From headers to answer.", ("path",))
+        self._series = cache(self._request_series)  # to look them up takes longer than to count
         self._pictures = counter("pictures", "Pictures, by what became of them.", ("model", "outcome"))
         self._stages = timer("stage_seconds", "Of one picture, by stage.", ("stage",))
         self._waiting = gauge("waiting", "Pictures that wait for an answer.", ("model",))
@@ -57,8 +58,12 @@ class Metrics:
             status: Of the answer; 499 when the client was gone.
             seconds: From its headers to the end of the answer.
         """
-        self._requests.labels(path, method if method in METHODS else "other", str(status)).inc()
-        self._whole.labels(path).observe(seconds)
+        counter, timer = self._series(path, method if method in METHODS else "other", status)
+        counter.inc()
+        timer.observe(seconds)
+
+    def _request_series(self, path: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        return self._requests.labels(path, method, str(status)), self._whole.labels(path)
 
     def picture(self, model: str, outcome: str, seconds: Mapping[str, float] | None = None) -> None:
         """Counts a picture.

@@ -15,31 +15,44 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-import h11
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from pictune.serving.connections import Connections
-from pictune.serving.exchange import Exchange
+from pictune.serving.exchange import Exchange, written
+from pictune.serving.incoming import Head, Incoming, Sign
 from pictune.serving.limits import ServerLimits
 from pictune.serving.metrics import NOWHERE, Metrics
 from pictune.serving.refusals import Refusal, guarded
+
+if TYPE_CHECKING:
+    import uvicorn
+    from uvicorn.server import ServerState
 
 ACCESS = logging.getLogger("pictune.serving.access")
 PIECES = 1024  # chunks of a body that may be as small as they like
 SMALL_CHUNK = 256  # bytes that the chunks beyond those must hold on average
 
 
-class DeadlineProtocol(H11Protocol):
-    """One connection; see the top of this file."""
+class DeadlineProtocol(asyncio.Protocol):
+    """One connection; see the top of this file.
+
+    Args:
+        config: Of uvicorn, which knows the application.
+        server_state: What all connections of the server share.
+        app_state: What the application has made at its start.
+        _loop: That runs the connection.
+    """
 
     house: Connections  # of the server; set by `protocol_with`
     limits: ServerLimits
-    cycle: Exchange
+
+    transport: asyncio.Transport
+    flow: FlowControl
+    cycle: Exchange | None = None  # of the last request whose head came whole
 
     _timer: asyncio.TimerHandle | None = None  # of the state that the connection is in
     _flush_timer: asyncio.TimerHandle | None = None  # for the client to take what was written
@@ -47,9 +60,24 @@ class DeadlineProtocol(H11Protocol):
     _speaking = False  # whether something of a request's headers came
     _lingered: int | None = None  # bytes thrown away since the refusal
 
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.app: Any = config.loaded_app
+        self.loop = _loop or asyncio.get_running_loop()
+        self.server_state, self._app_state = server_state, app_state
+        self._asgi = {"version": config.asgi_version, "spec_version": "2.3"}
+        self._incoming = Incoming(self.limits)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client came."""
-        super().connection_made(transport)
+        self.server_state.connections.add(self)  # type: ignore[arg-type]
+        self.transport, self.flow = transport, FlowControl(transport)
+        self._addresses = get_local_addr(transport), get_remote_addr(transport)
         self._patience = self.limits.write_s
         if self.house.enter(self):
             self._await_request()
@@ -61,7 +89,10 @@ class DeadlineProtocol(H11Protocol):
         self._arm(None)
         self._arm_flush(None)
         self.house.leave(self)
-        super().connection_lost(exc)
+        self.server_state.connections.discard(self)
+        if self.cycle is not None:
+            self.cycle.disconnect()
+        self.flow.resume_writing()
 
     # What comes in
 
@@ -72,130 +103,112 @@ class DeadlineProtocol(H11Protocol):
             if self._lingered > self.limits.linger_bytes:
                 self.transport.abort()
             return
-        if self._failed or self.conn.their_state in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR):
+        if self._ended:
             return  # it has had its last word, and is being answered
         if self._idle and not self._speaking:
             self._speaking = True
             self._arm(self.limits.header_s, self._headers_late)
-        self.conn.receive_data(data)
-        self.handle_events()
+        self._incoming.receive(data)
+        self._go_on()
 
     @property
     def _idle(self) -> bool:
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
 
     @property
-    def _failed(self) -> bool:
-        return self.cycle is not None and self.cycle.failure is not None
+    def _ended(self) -> bool:
+        """Whether nothing more is listened to after the request that is being answered."""
+        if self.cycle is None:
+            return False
+        return self.cycle.failure is not None or not (self.cycle.keep_alive or self.cycle.more_body)
 
-    def handle_events(self) -> None:
+    def _go_on(self) -> None:
         """Takes apart what came, as far as it goes."""
         going_on = True
         while going_on:
             try:
-                event = self.conn.next_event()
-            except h11.RemoteProtocolError as error:
-                self._malformed(error)
+                said = self._incoming.next()
+            except Refusal as refusal:
+                self._fail(refusal)
                 return
-            if event is h11.PAUSED:
-                self.flow.pause_reading()  # the next request waits until this one is answered
-                going_on = False
-            elif isinstance(event, h11.Request):
-                going_on = self._begin(event)
-            elif isinstance(event, h11.Data):
-                going_on = self._take(event.data)
-            elif isinstance(event, h11.EndOfMessage):
+            if isinstance(said, bytes):
+                going_on = self._take(said)
+            elif isinstance(said, Head):
+                going_on = self._begin(said)
+            elif said is Sign.END:
                 going_on = self._end()
             else:
+                if said is Sign.PAUSED:
+                    self.flow.pause_reading()  # the next request waits until this one is answered
                 going_on = False
 
-    def _begin(self, request: h11.Request) -> bool:
+    def _begin(self, head: Head) -> bool:
         """A request's headers are there; whether it is one to go on with."""
         self._speaking = False
         self.house.busy(self)
-        headers = [(bytes(name).lower(), bytes(value)) for name, value in request.headers]
-        if refusal := _unfit(request, headers, self.limits):
-            self.refuse(refusal, body=request.method != b"HEAD")
+        if refusal := head.unfit(self.limits):
+            self.refuse(refusal, body=head.method != b"HEAD")
             return False
-        self.cycle = self._exchange(request, headers)
+        self.cycle = self._exchange(head)
         self._arm(self.limits.body_s, self._body_late)
-        task = self.loop.create_task(self.cycle.run_asgi(self.app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        task = self.loop.create_task(self.cycle.run(self.app))
+        task.add_done_callback(self.server_state.tasks.discard)
+        self.server_state.tasks.add(task)
         return True
 
-    def _exchange(self, request: h11.Request, headers: list[tuple[bytes, bytes]]) -> Exchange:
-        raw_path, _, query = request.target.partition(b"?")
-        self.scope = {
+    def _exchange(self, head: Head) -> Exchange:
+        raw_path, _, query = head.target.partition(b"?")
+        server, client = self._addresses
+        scope = {
             "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": request.http_version.decode("ascii"),
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme or "http",
-            "method": request.method.decode("ascii"),
+            "asgi": self._asgi,
+            "http_version": head.version.decode("ascii"),
+            "server": server,
+            "client": client,
+            "scheme": "http",
+            "method": head.method.decode("ascii"),
             "root_path": "",
             "path": unquote(raw_path.decode("ascii")),
             "raw_path": raw_path,
             "query_string": query,
-            "headers": headers,
-            "state": self.app_state.copy(),
+            "headers": head.headers,
+            "state": self._app_state.copy(),
         }
-        exchange = Exchange(
-            scope=self.scope,
-            conn=self.conn,
+        return Exchange(
+            scope,
+            head,
             transport=self.transport,
             flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            on_response=self.on_response_complete,
+            rest_bytes=self.limits.rest_bytes,
+            answered=self._answered,
         )
-        fields = dict(headers)
-        exchange.expected = None if b"transfer-encoding" in fields else int(fields.get(b"content-length", 0))
-        exchange.rest_bytes = self.limits.rest_bytes
-        return exchange
 
-    def _take(self, data: bytes | bytearray) -> bool:
+    def _take(self, data: bytes) -> bool:
         """A part of the body came; whether more is wanted."""
         exchange = self.cycle
-        exchange.received += len(data)
-        exchange.pieces += 1
+        assert exchange is not None
+        exchange.take(data)
         # Each chunk costs time, whatever it holds.
         if exchange.pieces > PIECES + exchange.received // SMALL_CHUNK:
             self._fail(Refusal(400, "chunks_too_small", "The body comes in far too many small chunks."))
             return False
-        if not exchange.response_complete:
-            exchange.body += data
-            if len(exchange.body) > HIGH_WATER_LIMIT:
-                self.flow.pause_reading()
-            exchange.message_event.set()
+        if len(exchange.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
         return True
 
     def _end(self) -> bool:
         """The body is there whole; whether another request may follow already."""
         self._arm(None)
-        self.cycle.more_body = False
+        assert self.cycle is not None
+        self.cycle.end()
         if self.cycle.response_complete:  # nobody wanted the body, and now it is out of the way
-            self.conn.start_next_cycle()
+            self._incoming.start_next()
             self._await_request()
             return True
-        self.cycle.message_event.set()
-        return self.conn.their_state is not h11.MUST_CLOSE
+        return self.cycle.keep_alive
 
     # What cannot go on
-
-    def _malformed(self, error: h11.RemoteProtocolError) -> None:
-        """What came is not HTTP, or too long."""
-        if error.error_status_hint == 431 and self._idle:
-            line = self.conn.trailing_data[0].partition(b"\n")[0]
-            self._fail(_url_too_long() if len(line) > self.limits.url_bytes else _headers_too_long())
-        elif error.error_status_hint == 501:
-            self._fail(Refusal(501, "transfer_encoding", "The only transfer encoding known is chunked."))
-        else:
-            self._fail(Refusal(400, "bad_request", "This is not a well-formed HTTP/1.1 request."))
 
     def _headers_late(self) -> None:
         within = f"{self.limits.header_s:g} s"
@@ -207,7 +220,7 @@ class DeadlineProtocol(H11Protocol):
 
     def _fail(self, refusal: Refusal) -> None:
         """The request that is coming in cannot be had whole."""
-        if self._idle:
+        if self.cycle is None or self._idle:
             self.refuse(refusal)
         elif self.cycle.response_complete:
             self._linger()
@@ -227,9 +240,7 @@ class DeadlineProtocol(H11Protocol):
         request_id = secrets.token_hex(8)
         said = refusal.body(request_id)
         headers = guarded([*refusal.headers(said), (b"connection", b"close")], request_id)
-        phrase = HTTPStatus(refusal.status).phrase.encode()
-        lines = [b"HTTP/1.1 %d %s" % (refusal.status, phrase), *(b"%s: %s" % pair for pair in headers)]
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + (said if body else b""))
+        self.transport.write(written(refusal.status, headers) + (said if body else b""))
         self.house.metrics.request(NOWHERE, NOWHERE, refusal.status, 0.0)
         ACCESS.info("- - %d %s %s", refusal.status, refusal.code, request_id)
         self._linger()
@@ -247,26 +258,26 @@ class DeadlineProtocol(H11Protocol):
 
     # What happens after an answer
 
-    def on_response_complete(self) -> None:
+    def _answered(self) -> None:
         """An answer was written whole."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        over = not self.cycle.keep_alive or self.conn.our_state is not h11.DONE
-        if over and self.cycle.more_body:
+        assert self.cycle is not None
+        if not self.cycle.keep_alive and self.cycle.more_body:
             self._linger()
-        elif over:
+        elif not self.cycle.keep_alive:
             self._close()
         else:
             self.flow.resume_reading()
             if not self.cycle.more_body:
-                self.conn.start_next_cycle()
+                self._incoming.start_next()
                 self._await_request()
-                self.handle_events()
+                self._go_on()
 
     def _await_request(self) -> None:
         self.house.silent(self)
-        self._speaking = bool(self.conn.trailing_data[0])
+        self._speaking = bool(self._incoming.begun)
         if self._speaking:
             self._arm(self.limits.header_s, self._headers_late)
         else:
@@ -299,7 +310,7 @@ class DeadlineProtocol(H11Protocol):
             self._arm_flush(self._patience)
         if self._lingered is not None:
             return
-        if self._idle:
+        if self.cycle is None or self._idle:
             self._close()
         elif self.cycle.response_complete:
             self._linger()
@@ -323,36 +334,14 @@ class DeadlineProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         """The client takes less than it is sent."""
-        super().pause_writing()
+        self.flow.pause_writing()
         self._arm_flush(self._patience)
 
     def resume_writing(self) -> None:
         """The client has taken most of what it was sent."""
-        super().resume_writing()
+        self.flow.resume_writing()
         if not self.transport.is_closing():  # what is left must still be taken in time
             self._arm_flush(None)
-
-
-def _unfit(request: h11.Request, headers: list[tuple[bytes, bytes]], limits: ServerLimits) -> Refusal | None:
-    """Why a request cannot be heard, if so, from its headers alone."""
-    if request.http_version not in (b"1.0", b"1.1"):
-        return Refusal(505, "http_version", "This server speaks HTTP/1.1.")
-    if len(request.target) > limits.url_bytes:
-        return _url_too_long()
-    size = len(request.target) + sum(len(name) + len(value) + 4 for name, value in headers)
-    if size > limits.header_bytes or len(headers) > limits.header_count:
-        return _headers_too_long()
-    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in headers}:
-        return Refusal(400, "ambiguous_length", "Content-Length and Transfer-Encoding exclude each other.")
-    return None
-
-
-def _url_too_long() -> Refusal:
-    return Refusal(414, "url_too_long", "The path is longer than any path of this server.")
-
-
-def _headers_too_long() -> Refusal:
-    return Refusal(431, "headers_too_long", "The headers are longer or more than this server reads.")
 
 
 def _no_room() -> Refusal:

@@ -171,6 +171,8 @@ def _tell(address: str) -> None:
 def _log_to_stderr() -> None:
     """What the server has to say goes to standard error, with the time."""
     logger = logging.getLogger("pictune.serving")
+    # Nobody is told which thread or process of the server a line is from, so that nobody looks it up.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
