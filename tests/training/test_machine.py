@@ -195,3 +195,14 @@ def test_randomness_is_addressed_and_leaves_the_outside_alone():
     assert len(set(values)) == len(places)
     assert [drawn(*place) for place in reversed(places)] == values[::-1]
     assert torch.equal(torch.cat([first, torch.rand(1)]), outside)
+
+
+def test_full_precision_is_full_on_a_gpu_too():
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    machine = Machine()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    network = tiny().to(machine.device).eval()
+    with torch.inference_mode():
+        here = network(IMAGES.to(machine.device)).cpu()
+        assert torch.allclose(here, network.cpu()(IMAGES), atol=1e-5)

@@ -139,6 +139,8 @@ def _apart() -> Iterator[None]:
     ):
         # Code of transformers that is traced keeps a note of who listens to it; nothing depends on that.
         warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
+        # torch 2.11 says it of itself.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         # Said of tensors that are views of one piece of memory, all of which is written.
         warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
         yield
