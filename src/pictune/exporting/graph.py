@@ -116,7 +116,8 @@ def open_torch_program(
     """
     import torch
 
-    network = torch.export.load(io.BytesIO(data)).module()
+    with _apart():
+        network = torch.export.load(io.BytesIO(data)).module()
 
     def run(canvases: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         with torch.inference_mode():
@@ -139,7 +140,8 @@ def _apart() -> Iterator[None]:
     ):
         # Code of transformers that is traced keeps a note of who listens to it; nothing depends on that.
         warnings.filterwarnings("ignore", "While compiling, we found certain side effects", UserWarning)
-        # torch 2.11 says it of itself.
+        # torch 2.11 says these two of itself.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         # Said of tensors that are views of one piece of memory, all of which is written.
         warnings.filterwarnings("ignore", "No complete tensor found in the group", UserWarning)
