@@ -100,6 +100,12 @@ def test_an_answer_without_its_length_ends_with_the_line() -> None:
     assert not exchange.keep_alive
 
 
+def test_an_application_may_end_the_line() -> None:
+    line, exchange = answered(b"abc", headers=[(b"content-length", b"3"), (b"connection", b"close")])
+    assert line.said.count(b"connection") == 1
+    assert not exchange.keep_alive
+
+
 @pytest.mark.parametrize("length", [b"2", b"4"])
 def test_an_answer_of_another_length_than_it_says_is_given_up(
     length: bytes, caplog: pytest.LogCaptureFixture

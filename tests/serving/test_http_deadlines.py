@@ -168,6 +168,20 @@ def test_110_two_requests_at_once_are_answered_in_turn() -> None:
         ]
 
 
+def test_110_the_rest_of_a_large_body_that_was_refused_does_not_stop_the_reading() -> None:
+    with serving(idle_s=60, body_s=60) as server, server.connect() as line:
+        until(lambda: server.uvicorn.server_state.connections)
+        (connection,) = server.uvicorn.server_state.connections
+        head = POST.replace(b"image", b"video") + b"Content-Length: 150000\r\n\r\n"
+        # So much in one piece that the reading stops until somebody wants it, which nobody does.
+        connection.loop.call_soon_threadsafe(connection.data_received, head + bytes(100_000))
+        assert read(line).status == 415
+        line.sendall(bytes(50_000))
+        until(lambda: not connection.cycle.more_body)
+        line.sendall(LIVE)
+        assert read(line).status == 200
+
+
 def closed_after(line: socket.socket, answers: int) -> bytes:
     """What was said until so many answers were there."""
     said = b""
@@ -435,6 +449,15 @@ def test_slow_clients_do_not_hold_a_server_that_ends() -> None:
             if number % 3 == 2:
                 assert said.startswith(b"HTTP/1.1 408 ")
             line.close()
+
+
+def test_a_line_that_is_said_to_be_closed_is_closed() -> None:
+    with serving(idle_s=60) as server, server.connect() as line:
+        server.draining = True
+        line.sendall(LIVE)
+        answer = read(line)
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert closed(line) == b""
 
 
 def test_whatever_was_begun_is_answered_at_the_end() -> None:

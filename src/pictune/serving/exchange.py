@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
@@ -162,11 +162,12 @@ class Exchange:
     def _begin(self, status: int, headers: Headers) -> bytes:
         """The status line and the headers."""
         self._started = None
-        fields: dict[bytes, Any] = {name.lower(): value for name, value in headers}
+        fields = {name.lower(): value for name, value in headers}
         length = fields.get(b"content-length")
         self._owed = None if length is None else int(length)
         # Without its length, only the end of the connection tells where an answer ends.
-        self.keep_alive = self.keep_alive and length is not None and not self._unwanted
+        stays = length is not None and fields.get(b"connection") != b"close"
+        self.keep_alive = self.keep_alive and stays and not self._unwanted
         if not self.keep_alive and b"connection" not in fields:
             headers.append((b"connection", b"close"))
         return written(status, [*self._default_headers, *headers])

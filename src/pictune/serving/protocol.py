@@ -193,7 +193,7 @@ class DeadlineProtocol(asyncio.Protocol):
         if exchange.pieces > PIECES + exchange.received // SMALL_CHUNK:
             self._fail(Refusal(400, "chunks_too_small", "The body comes in far too many small chunks."))
             return False
-        if len(exchange.body) > HIGH_WATER_LIMIT:
+        if len(exchange.body) > HIGH_WATER_LIMIT and not exchange.response_complete:
             self.flow.pause_reading()
         return True
 
