@@ -111,22 +111,15 @@ class Predictor:
             Refusal: When it takes too long.
             ClientGone: When nobody waits for it any more.
         """
-        tasks = [asyncio.create_task(self._ask(name, image, asked)) for image in asked.images]
-        gone = asyncio.create_task(_until_gone(receive))
-        everything = asyncio.gather(*tasks)
         try:
-            either: set[asyncio.Future[Any]] = {everything, gone}
-            await asyncio.wait(either, timeout=self._limits.request_s, return_when=asyncio.FIRST_COMPLETED)
-            if everything.done():
-                return everything.result()
-            if gone.done():
-                raise ClientGone
-            raise Refusal(503, "timeout", "The answer took too long.", retry_after=1)
-        finally:
-            for task in (*tasks, gone):
-                task.cancel()
-            everything.cancel()
-            await asyncio.gather(everything, *tasks, gone, return_exceptions=True)
+            async with asyncio.timeout(self._limits.request_s), _WhileThere(receive):
+                if len(asked.images) == 1:  # as most are: every task more is time that all of them wait
+                    return [await self._ask(name, asked.images[0], asked)]
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(self._ask(name, image, asked)) for image in asked.images]
+                return [task.result() for task in tasks]
+        except TimeoutError:
+            raise Refusal(503, "timeout", "The answer took too long.", retry_after=1) from None
 
     async def _ask(self, name: str, image: bytes, asked: Asked) -> Answer | Refusal:
         """What is said of one picture, counted."""
@@ -170,6 +163,41 @@ def _row(answer: Answer) -> bytes:
 
 def _refused(refusal: Refusal) -> bytes:
     return json.dumps({"error": {"code": refusal.code, "message": refusal.message}}).encode()
+
+
+class _WhileThere:
+    """Gives up what is done within once the client is gone, as `asyncio.timeout` does once time is over.
+
+    Args:
+        receive: Tells when the client is gone.
+
+    Raises:
+        ClientGone: At the end, when it is.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._gone = False
+
+    async def __aenter__(self) -> None:
+        """Begins to watch the client."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._before = task, task.cancelling()
+        self._watch = asyncio.create_task(_until_gone(self._receive))
+        self._watch.add_done_callback(self._noticed)
+
+    def _noticed(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled():
+            self._gone = True
+            self._task.cancel()
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Stops watching."""
+        self._watch.remove_done_callback(self._noticed)
+        self._watch.cancel()
+        if self._gone and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:
+            raise ClientGone from self._watch.exception()
 
 
 async def _until_gone(receive: Receive) -> None:
