@@ -6,6 +6,7 @@ the method: not an unknown path, not DELETE, not OPTIONS.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import logging
 import re
@@ -84,7 +85,9 @@ class Guard:
             LOG.exception("request %s could not be answered", answer.request_id)
             await answer.refuse(internal())
         finally:
-            self._note(scope, answer, perf_counter() - started)
+            # Once the answer has left: a loop such as uvloop sends it at the end of this turn.
+            seconds = perf_counter() - started
+            asyncio.get_running_loop().call_soon(self._note, scope, answer, seconds)
 
     def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
         """Why a request is not let in, if so."""

@@ -89,6 +89,11 @@ class Sessions:
         with self._lock:
             self._inside -= 1
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is but one picture in the worker."""
+        return self._inside == 1
+
     def __call__(self, canvases: NDArray[np.uint8]) -> Arrays:
         """What the network gives; see `pictune.exporting.exported.Exported.run`."""
         return (self._narrow if self._inside >= self._crowd else self._wide)(canvases)
@@ -148,7 +153,10 @@ class Pipeline:
                 continue
             job.image = b""
             job.seconds["decode"] = time.perf_counter() - began
-            self._decoded.put(job)
+            if self._sessions.alone:  # to wake another thread for it takes longer than not to be ready here
+                self._answer([job])
+            else:
+                self._decoded.put(job)
 
     def _call(self) -> None:
         while jobs := self._ready():
