@@ -123,14 +123,21 @@ class Predictor:
 
     async def _ask(self, name: str, image: bytes, asked: Asked) -> Answer | Refusal:
         """What is said of one picture, counted."""
+        answer: Answer | Refusal
         try:
             answer = await self._shelf.ask(name, image, top_k=asked.top_k, threshold=asked.threshold)
         except Refusal as refusal:
-            self._metrics.picture(name, refusal.code)
-            return refusal
-        self._metrics.picture(name, "answered", answer.seconds)
-        self._metrics.classes(name, classes_in(answer.row))
+            answer = refusal
+        # Nobody has to wait for the counting.
+        asyncio.get_running_loop().call_soon(self._count, name, answer)
         return answer
+
+    def _count(self, name: str, answer: Answer | Refusal) -> None:
+        if isinstance(answer, Refusal):
+            self._metrics.picture(name, answer.code)
+        else:
+            self._metrics.picture(name, "answered", answer.seconds)
+            self._metrics.classes(name, classes_in(answer.row))
 
     def _composed(
         self, answers: Sequence[Answer | Refusal], name: str, *, several: bool, request_id: str
