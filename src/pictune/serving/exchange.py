@@ -55,7 +55,8 @@ class Exchange:
         self.disconnected = False
         self.failure: Refusal | None = None
         # The body
-        self.body = bytearray()
+        self._body: list[bytes] = []
+        self.waiting = 0  # bytes of it that nobody has asked for yet
         self.more_body = True
         self.received = self.pieces = 0
         self._heard = asyncio.Event()  # there is news for whoever receives
@@ -71,7 +72,8 @@ class Exchange:
         self.received += len(data)
         self.pieces += 1
         if not self.response_complete:
-            self.body += data
+            self._body.append(data)
+            self.waiting += len(data)
             self._heard.set()
 
     def end(self) -> None:
@@ -131,7 +133,8 @@ class Exchange:
             return {"type": "http.disconnect"}
         if self.failure is not None:
             raise self.failure
-        body, self.body = bytes(self.body), bytearray()
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body, self.waiting = [], 0
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def _send(self, message: Message) -> None:

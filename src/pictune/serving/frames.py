@@ -55,10 +55,14 @@ class Frame:
 
     def pack(self) -> bytes:
         """As it is sent."""
+        return b"".join(self.parts())
+
+    def parts(self) -> tuple[bytes, bytes]:
+        """The same in two parts, so that a large payload need not be copied."""
         head = json.dumps(self.head, allow_nan=False).encode()
         assert len(head) <= MOST_HEAD, "long things are payload"
         assert len(self.payload) <= MOST_PAYLOAD
-        return b"".join((PREFIX.pack(len(head), len(self.payload)), head, self.payload))
+        return PREFIX.pack(len(head), len(self.payload)) + head, self.payload
 
 
 def read_frame(stream: BinaryIO) -> Frame | None:

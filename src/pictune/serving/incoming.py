@@ -87,14 +87,18 @@ class Incoming:
     @property
     def begun(self) -> bytes:
         """What came of a head that is not whole."""
-        return self._conn.trailing_data[0]
+        return self._conn.trailing_data[0] + self._rest
 
     def receive(self, data: bytes) -> None:
         """Something came."""
-        if self._left is None and not self._over:
+        if self._heading:
+            # What follows a head is not for h11, unless it comes in chunks: it need not be copied into it.
+            head, end, data = data.partition(b"\r\n\r\n") if not self._rest else (b"", b"", data)
+            self._conn.receive_data(head + end)
+        elif self._left is None and not self._over:
             self._conn.receive_data(data)
-        else:
-            self._rest = self._rest + data if self._rest else data
+            return
+        self._rest = self._rest + data if self._rest else data
 
     def next(self) -> Head | bytes | Sign:
         """The next thing: a request's head, a piece of its body, or a sign.
@@ -121,11 +125,11 @@ class Incoming:
 
     def start_next(self) -> None:
         """The request was answered: what came after it is looked at."""
-        self._conn = self._reader()
-        if self._rest:
-            self._conn.receive_data(self._rest)
+        self._conn, rest = self._reader(), self._rest
         self._left, self._rest = None, b""
         self._heading, self._over = True, False
+        if rest:
+            self.receive(rest)
 
     def _head(self, request: h11.Request) -> Head:
         self._heading = False
@@ -133,6 +137,9 @@ class Incoming:
         fields = dict(headers)
         if b"transfer-encoding" not in fields:
             self._left, self._rest = int(fields.get(b"content-length", 0)), self.begun
+        elif self._rest:
+            self._conn.receive_data(self._rest)
+            self._rest = b""
         return Head(
             method=request.method,
             target=request.target,

@@ -116,6 +116,12 @@ class DeadlineProtocol(asyncio.Protocol):
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
 
     @property
+    def _unread(self) -> int:
+        """Bytes of a body that is not there whole and that nobody has asked for yet."""
+        cycle = self.cycle
+        return 0 if cycle is None or cycle.response_complete or not cycle.more_body else cycle.waiting
+
+    @property
     def _ended(self) -> bool:
         """Whether nothing more is listened to after the request that is being answered."""
         if self.cycle is None:
@@ -138,8 +144,9 @@ class DeadlineProtocol(asyncio.Protocol):
             elif said is Sign.END:
                 going_on = self._end()
             else:
-                if said is Sign.PAUSED:
-                    self.flow.pause_reading()  # the next request waits until this one is answered
+                # The next request waits until this one is answered, and so does more than somebody asks for.
+                if said is Sign.PAUSED or self._unread > HIGH_WATER_LIMIT:
+                    self.flow.pause_reading()
                 going_on = False
 
     def _begin(self, head: Head) -> bool:
@@ -193,8 +200,6 @@ class DeadlineProtocol(asyncio.Protocol):
         if exchange.pieces > PIECES + exchange.received // SMALL_CHUNK:
             self._fail(Refusal(400, "chunks_too_small", "The body comes in far too many small chunks."))
             return False
-        if len(exchange.body) > HIGH_WATER_LIMIT and not exchange.response_complete:
-            self.flow.pause_reading()
         return True
 
     def _end(self) -> bool:

@@ -132,7 +132,7 @@ class Worker:
     def send(self, frame: Frame) -> None:
         """Hands a frame over; a worker that is gone is noticed by `receive`."""
         if not self._writer.is_closing():  # uvloop would raise
-            self._writer.write(frame.pack())
+            self._writer.writelines(frame.parts())
 
     async def receive(self) -> Frame | None:
         """Waits for what the worker says next; None when it is gone.
