@@ -56,7 +56,7 @@ class Exchange:
         self.failure: Refusal | None = None
         # The body
         self._body: list[bytes] = []
-        self.waiting = 0  # bytes of it that nobody has asked for yet
+        self._waiting = 0  # bytes of that
         self.more_body = True
         self.received = self.pieces = 0
         self._heard = asyncio.Event()  # there is news for whoever receives
@@ -73,13 +73,18 @@ class Exchange:
         self.pieces += 1
         if not self.response_complete:
             self._body.append(data)
-            self.waiting += len(data)
+            self._waiting += len(data)
             self._heard.set()
 
     def end(self) -> None:
         """The body is there whole."""
         self.more_body = False
         self._heard.set()
+
+    @property
+    def unread(self) -> int:
+        """Bytes of a body that is not there whole and that nobody has asked for yet."""
+        return self._waiting if self.more_body and not self.response_complete else 0
 
     def disconnect(self) -> None:
         """The client is gone."""
@@ -134,7 +139,7 @@ class Exchange:
         if self.failure is not None:
             raise self.failure
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._body, self.waiting = [], 0
+        self._body, self._waiting = [], 0
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def _send(self, message: Message) -> None:

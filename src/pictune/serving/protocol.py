@@ -116,12 +116,6 @@ class DeadlineProtocol(asyncio.Protocol):
         return self.cycle is None or (self.cycle.response_complete and not self.cycle.more_body)
 
     @property
-    def _unread(self) -> int:
-        """Bytes of a body that is not there whole and that nobody has asked for yet."""
-        cycle = self.cycle
-        return 0 if cycle is None or cycle.response_complete or not cycle.more_body else cycle.waiting
-
-    @property
     def _ended(self) -> bool:
         """Whether nothing more is listened to after the request that is being answered."""
         if self.cycle is None:
@@ -145,7 +139,7 @@ class DeadlineProtocol(asyncio.Protocol):
                 going_on = self._end()
             else:
                 # The next request waits until this one is answered, and so does more than somebody asks for.
-                if said is Sign.PAUSED or self._unread > HIGH_WATER_LIMIT:
+                if said is Sign.PAUSED or (self.cycle and self.cycle.unread > HIGH_WATER_LIMIT):
                     self.flow.pause_reading()
                 going_on = False
 
