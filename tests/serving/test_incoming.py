@@ -37,6 +37,45 @@ WORDS = [
     b"0\r\n",
     b"0\r\n\r\n",
 ]
+STARTS = [
+    b"GET / HTTP/1.1",
+    b"POST /a?b=c%20d HTTP/1.1",
+    b"CONNECT a:1 HTTP/1.1",
+    b"GET / HTTP/1.0",
+    b"GET  / HTTP/1.1",
+    b"GET / HTTP/1.1 ",
+    b"G(T / HTTP/1.1",
+]
+LINES = [
+    b"HOST:\ta \t",
+    b"Host : a",
+    b"Host: \xe4",
+    b"host:",
+    b" folded",
+    b"X-Odd!#$%&'*+.^_`|~: a\tb: c",
+    b"X: \x00",
+    b"X: a\nY: b",
+    b": no name",
+    b"no colon",
+    b"Content-Length: 5",
+    b"Content-Length:\t0\t",
+    b"Content-Length: +5",
+    b"Content-Length: 5, 5",
+    b"Content-Length: 1_0",
+    b"Content-Length: ",
+    b"Content-Length: " + b"9" * 19,
+    b"Content-Length: " + b"0" * 25,
+    b"Transfer-Encoding: chunked",
+    b"transfer-encoding: identity",
+    b"Expect: 100-continue",
+    b"Upgrade: a",
+    b"Connection: close",
+]
+HEAD = st.builds(
+    lambda start, lines: [*start, *lines],
+    st.sampled_from([[start, b"Host: a"] for start in STARTS] + [[STARTS[0]], [STARTS[1], b"Host: a"]]),
+    st.lists(st.sampled_from(LINES) | st.binary(max_size=5), max_size=3),
+)
 STREAM = st.lists(st.sampled_from(WORDS) | st.binary(max_size=3), max_size=25).map(b"".join)
 
 
@@ -108,6 +147,26 @@ def test_whatever_comes_is_what_h11_makes_of_it(data: bytes, cuts: list[int]) ->
     edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
     pieces = [data[one:other] for one, other in pairwise(edges) if other > one]
     assert by_us(pieces) == by_h11(data)
+
+
+@settings(max_examples=1500, deadline=None)
+@given(lines=HEAD, rest=st.binary(max_size=9))
+def test_whatever_head_comes_is_what_h11_makes_of_it(lines: list[bytes], rest: bytes) -> None:
+    data = b"\r\n".join([*lines, b"", rest])
+    assert by_us([data]) == by_h11(data)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST", b"BREW"])
+def test_the_plainest_heads_need_no_h11(method: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = method + b" /a?b HTTP/1.1\r\nHost: a\r\nX-Y:\t z \r\nContent-Length: 2\r\n\r\nab"
+    said = by_h11(data * 3)
+    monkeypatch.delattr(h11, "Connection")
+    assert by_us([data * 3]) == by_us([data] * 3) == said
+    assert said[:3] == [
+        (method, b"/a?b", [(b"host", b"a"), (b"x-y", b"z"), (b"content-length", b"2")], False),
+        b"ab",
+        "end",
+    ]
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -1,12 +1,17 @@
 """What a client sends, taken apart: one request after the other.
 
-h11 reads every head, and bodies that come in chunks: leniency there is how requests are smuggled. A body that
-tells its length beforehand is only counted. To have h11 look at each of its pieces as well took longer than
-all else that a refusal needs.
+h11 reads heads, and bodies that come in chunks: leniency there is how requests are smuggled. A body that tells
+its length beforehand is only counted. To have h11 look at each of its pieces as well took longer than all else
+that a refusal needs.
+
+Half of what remained was h11 reading the head. So the plainest heads, which are most, are read by one pattern:
+those that came at once and in which every line is beyond doubt. Whatever else comes is for h11; a test has
+both read the same.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -14,6 +19,13 @@ import h11
 
 from pictune.serving.limits import ServerLimits
 from pictune.serving.refusals import Headers, Refusal
+
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PLAIN = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.1((?:\r\n%b:[\t\x20-\x7e]*)+)" % (_TOKEN, _TOKEN))
+_FIELD = re.compile(rb"(%b):([\t\x20-\x7e]*)" % _TOKEN)
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_NEVER_PLAIN = frozenset({b"transfer-encoding", b"expect", b"upgrade"})  # they change what follows
 
 
 class Sign(Enum):
@@ -66,6 +78,26 @@ class Head:
         return None
 
 
+def plain_head(data: bytes) -> Head | None:
+    """A head in which nothing is in doubt; None when h11 has to read it.
+
+    Args:
+        data: All of it, without the empty line at its end.
+    """
+    found = _PLAIN.fullmatch(data)
+    if found is None:
+        return None
+    method, target, lines = found.groups()
+    headers = [(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(lines)]
+    names = [name for name, _ in headers]
+    fields = dict(headers)
+    length = fields.get(b"content-length", b"0")
+    once = names.count(b"host") == 1 and names.count(b"content-length") <= 1
+    if not once or not _NEVER_PLAIN.isdisjoint(fields) or _LENGTH.fullmatch(length) is None:
+        return None
+    return Head(method, target, headers, b"1.1", int(length), expects_leave=False)
+
+
 class Incoming:
     """Takes apart what comes over one connection.
 
@@ -75,27 +107,34 @@ class Incoming:
 
     def __init__(self, limits: ServerLimits) -> None:
         self._limits = limits
-        self._conn = self._reader()
+        self._h11: h11.Connection | None = None  # of one request, once it is needed
+        self._plain: Head | None = None  # that came and was not taken yet
         self._left: int | None = None  # bytes of the body to come; None while h11 reads
         self._rest = b""  # what came and h11 is not to read
         self._heading = True  # whether a head is what comes next
         self._over = False  # whether the request was taken apart whole
 
-    def _reader(self) -> h11.Connection:
-        return h11.Connection(h11.SERVER, self._limits.header_bytes)
+    @property
+    def _conn(self) -> h11.Connection:
+        if self._h11 is None:
+            self._h11 = h11.Connection(h11.SERVER, self._limits.header_bytes)
+        return self._h11
 
     @property
     def begun(self) -> bytes:
         """What came of a head that is not whole."""
-        return self._conn.trailing_data[0] + self._rest
+        return self._rest if self._h11 is None else self._h11.trailing_data[0] + self._rest
 
     def receive(self, data: bytes) -> None:
         """Something came."""
-        if self._heading:
+        if self._heading and self._plain is None:
             # What follows a head is not for h11, unless it comes in chunks: it need not be copied into it.
             head, end, data = data.partition(b"\r\n\r\n") if not self._rest else (b"", b"", data)
-            self._conn.receive_data(head + end)
-        elif self._left is None and not self._over:
+            if end and self._h11 is None:
+                self._plain = plain_head(head)
+            if self._plain is None:
+                self._conn.receive_data(head + end)
+        elif self._left is None and self._plain is None and not self._over:
             self._conn.receive_data(data)
             return
         self._rest = self._rest + data if self._rest else data
@@ -110,8 +149,23 @@ class Incoming:
             return Sign.PAUSED if self._rest else Sign.MORE
         if self._left is not None:
             return self._counted(self._left)
+        if self._plain is not None:
+            head, self._plain = self._plain, None
+            self._heading, self._left = False, head.length
+            return head
+        return Sign.MORE if self._h11 is None else self._by_h11(self._h11)
+
+    def start_next(self) -> None:
+        """The request was answered: what came after it is looked at."""
+        self._h11, rest = None, self._rest
+        self._left, self._rest = None, b""
+        self._heading, self._over = True, False
+        if rest:
+            self.receive(rest)
+
+    def _by_h11(self, conn: h11.Connection) -> Head | bytes | Sign:
         try:
-            event = self._conn.next_event()
+            event = conn.next_event()
         except h11.RemoteProtocolError as error:
             raise self._refusal(error) from None
         if isinstance(event, h11.Request):
@@ -122,14 +176,6 @@ class Incoming:
             self._rest, self._over = self.begun, True
             return Sign.END
         return Sign.MORE
-
-    def start_next(self) -> None:
-        """The request was answered: what came after it is looked at."""
-        self._conn, rest = self._reader(), self._rest
-        self._left, self._rest = None, b""
-        self._heading, self._over = True, False
-        if rest:
-            self.receive(rest)
 
     def _head(self, request: h11.Request) -> Head:
         self._heading = False
