@@ -6,6 +6,7 @@ import asyncio
 import io
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -19,8 +20,10 @@ from pictune.serving.frames import (
     Frame,
     FrameError,
     read_frame,
-    receive_frame,
 )
+from pictune.serving.hearing import Hearing
+
+PIECE = 17  # bytes that come at a time
 
 PLAIN = st.recursive(
     st.none()
@@ -44,12 +47,15 @@ def receive(data: bytes) -> list[Frame]:
     """All frames, as the server reads them."""
 
     async def everything() -> list[Frame]:
-        reader = asyncio.StreamReader()
-        reader.feed_data(data)
-        reader.feed_eof()
-        found = []
-        while (frame := await receive_frame(reader)) is not None:
-            found.append(frame)
+        hearing, found = Hearing(), []
+        hearing.connection_made(Mock(asyncio.Transport))
+        for start in range(0, len(data), PIECE):
+            hearing.data_received(data[start : start + PIECE])
+        hearing.connection_lost(None)
+        first = await hearing.first()
+        if first is not None:
+            found.append(first)
+        await hearing.listen(found.append)
         return found
 
     return asyncio.run(everything())
@@ -127,3 +133,57 @@ except NoRoomError as error:
 
 def test_a_payload_may_be_as_large_as_any_picture() -> None:
     assert Limits().max_bytes <= MOST_PAYLOAD
+
+
+def frames(count: int) -> list[Frame]:
+    return [Frame({"number": number}, bytes(number)) for number in range(count)]
+
+
+def test_what_comes_before_somebody_listens_is_kept_in_its_order() -> None:
+    async def heard() -> list[Frame]:
+        hearing, found = Hearing(), []
+        hearing.connection_made(Mock(asyncio.Transport))
+        for frame in frames(3):
+            hearing.data_received(frame.pack())
+        assert await hearing.first() == frames(1)[0]
+        listening = asyncio.create_task(hearing.listen(found.append))
+        await asyncio.sleep(0)
+        assert found == frames(3)[1:]
+        hearing.data_received(frames(5)[3].pack() + frames(5)[4].pack())
+        assert found == frames(5)[1:]  # at once, not in the loop's next turn
+        listening.cancel()
+        await asyncio.wait({listening})
+        hearing.data_received(frames(6)[5].pack())
+        return found
+
+    assert asyncio.run(heard()) == frames(5)[1:]
+
+
+def test_what_cannot_be_heard_ends_the_connection_and_is_raised() -> None:
+    transport = Mock(asyncio.Transport)
+
+    async def heard() -> None:
+        hearing = Hearing()
+        hearing.connection_made(transport)
+        hearing.data_received(frames(1)[0].pack())
+        listening = asyncio.create_task(hearing.listen(lambda frame: 1 / 0))
+        await asyncio.sleep(0)
+        hearing.data_received(frames(2)[1].pack() * 2)
+        hearing.connection_lost(None)
+        await listening
+
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(heard())
+    transport.abort.assert_called_once()
+
+
+def test_a_worker_that_goes_without_a_word_says_nothing_first() -> None:
+    async def first() -> Frame | None:
+        hearing = Hearing()
+        hearing.connection_made(Mock(asyncio.Transport))
+        hearing.connection_lost(ConnectionResetError())
+        with pytest.raises(ConnectionResetError):
+            await hearing.listen(print)
+        return await hearing.first()
+
+    assert asyncio.run(first()) is None

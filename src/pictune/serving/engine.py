@@ -14,7 +14,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -221,8 +221,7 @@ class Engine:
     async def _listen(self, worker: Worker) -> None:
         """Passes on what the worker says, until it is gone."""
         try:
-            while (frame := await worker.receive()) is not None:
-                self._pass_on(frame, str(worker.description["id"]))
+            await worker.listen(partial(self._pass_on, model=str(worker.description["id"])))
         except (FrameError, OSError) as error:
             logger.warning("The worker of %s broke off: %s", self._name, error)
 
@@ -231,7 +230,8 @@ class Engine:
         item = self._line.take_back(number)
         if item is not None:
             if isinstance(answer, Reply):
-                answer = replace(answer, seconds={"queue": item.handed - item.asked, **answer.seconds})
+                seconds = {"queue": item.handed - item.asked, **answer.seconds}
+                answer = Reply(answer.row, answer.model, seconds)
             item.settle(answer)
         self._pump()
 

@@ -14,15 +14,13 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-if TYPE_CHECKING:
-    from asyncio import StreamReader
+from typing import Any, BinaryIO
 
 PREFIX = struct.Struct(">IQ")
 MOST_HEAD = 64 * 1024  # bytes
 MOST_PAYLOAD = 1024**3  # bytes; a row with the mask of the largest picture is far below
 STEP = 1024**2  # bytes at a time when a payload is thrown away
+_ENCODE = json.JSONEncoder(allow_nan=False).encode
 
 
 class FrameError(Exception):
@@ -59,7 +57,7 @@ class Frame:
 
     def parts(self) -> tuple[bytes, bytes]:
         """The same in two parts, so that a large payload need not be copied."""
-        head = json.dumps(self.head, allow_nan=False).encode()
+        head = _ENCODE(self.head).encode()
         assert len(head) <= MOST_HEAD, "long things are payload"
         assert len(self.payload) <= MOST_PAYLOAD
         return PREFIX.pack(len(head), len(self.payload)) + head, self.payload
@@ -85,36 +83,31 @@ def read_frame(stream: BinaryIO) -> Frame | None:
     return Frame(head, _whole(payload, length))
 
 
-async def receive_frame(reader: StreamReader) -> Frame | None:
-    """The same as `read_frame`, for asyncio.
+def take_frame(came: bytearray) -> Frame | None:
+    """Takes the frame at the front out of what came; None while it is not there whole.
 
     Raises:
-        FrameError: When the other side closed within a frame, or what came is none.
+        FrameError: When what came is none.
     """
-    from asyncio import IncompleteReadError  # workers read this file, too, and start quicker without it
-
-    try:
-        prefix = await reader.readexactly(PREFIX.size)
-    except IncompleteReadError as error:
-        if not error.partial:
-            return None
-        raise FrameError("the connection ended within a frame") from None
-    head_length, length = _lengths(prefix)
-    try:
-        head = _parse(await reader.readexactly(head_length))
-        return Frame(head, await reader.readexactly(length))
-    except IncompleteReadError:
-        raise FrameError("the connection ended within a frame") from None
+    if len(came) < PREFIX.size:
+        return None
+    head_length, length = _lengths(came[: PREFIX.size])
+    begin = PREFIX.size + head_length
+    if len(came) < begin + length:
+        return None
+    frame = Frame(_parse(came[PREFIX.size : begin]), bytes(memoryview(came)[begin : begin + length]))
+    del came[: begin + length]
+    return frame
 
 
-def _lengths(prefix: bytes) -> tuple[int, int]:
+def _lengths(prefix: bytes | bytearray) -> tuple[int, int]:
     head, payload = PREFIX.unpack(prefix)
     if head > MOST_HEAD or payload > MOST_PAYLOAD:
         raise FrameError(f"a frame of {head} and {payload} bytes is too large")
     return head, payload
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def _parse(data: bytes | bytearray) -> dict[str, Any]:
     try:
         head = json.loads(data)
     except (ValueError, RecursionError):

@@ -1,12 +1,12 @@
 """What a client sends, taken apart: one request after the other.
 
-h11 reads heads, and bodies that come in chunks: leniency there is how requests are smuggled. A body that tells
-its length beforehand is only counted. To have h11 look at each of its pieces as well took longer than all else
-that a refusal needs.
+h11 reads heads, and bodies that come in chunks: leniency there is how requests are smuggled. A body that
+tells its length beforehand is only counted. To have h11 look at each of its pieces as well took longer than
+all else that a refusal needs.
 
-Half of what remained was h11 reading the head. So the plainest heads, which are most, are read by one pattern:
-those that came at once and in which every line is beyond doubt. Whatever else comes is for h11; a test has
-both read the same.
+Half of what remained was h11 reading the head. So the plainest heads, which are most, are read by one
+pattern: those that came at once and in which every line is beyond doubt. Whatever else comes is for h11; a
+test has both read the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import h11
 
 from pictune.serving.limits import ServerLimits
 from pictune.serving.refusals import Headers, Refusal
-
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PLAIN = re.compile(rb"(%b) ([\x21-\x7e]+) HTTP/1\.1((?:\r\n%b:[\t\x20-\x7e]*)+)" % (_TOKEN, _TOKEN))

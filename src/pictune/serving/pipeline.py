@@ -102,35 +102,44 @@ class Sessions:
 class Pipeline:
     """Decodes, asks the network and draws up answers, each at its own pace.
 
+    A thread that opens pictures fetches them itself, and lets the next thread fetch before it begins: to be
+    handed one by a thread that does nothing else takes longer.
+
     Args:
         exported: The model; its calls may come from several threads.
         capacity: How many threads and how large a batch.
+        fetch: Waits for the next picture and gives it; None when no more will come. It is called by one
+            thread at a time.
         send: Takes the answers, from any thread.
     """
 
-    def __init__(self, exported: Exported, capacity: Capacity, send: Callable[[Frame], None]) -> None:
-        self._exported, self._send = exported, send
+    def __init__(
+        self,
+        exported: Exported,
+        capacity: Capacity,
+        *,
+        fetch: Callable[[], Job | None],
+        send: Callable[[Frame], None],
+    ) -> None:
+        self._exported, self._fetch, self._send = exported, fetch, send
         self._sessions = Sessions.of(exported, capacity)
         self._max_batch = capacity.max_batch
-        self._asked: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._fetching = threading.Lock()
+        self._over = False  # whether the last picture was fetched
         self._decoded: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._decoders = [self._thread(self._decode, f"decode-{i}") for i in range(DECODERS)]
         self._callers = [self._thread(self._call, f"call-{i}") for i in range(capacity.calls)]
+
+    def run(self) -> None:
+        """Answers all pictures that there are to be fetched."""
         for thread in (*self._decoders, *self._callers):
             thread.start()
-
-    def put(self, job: Job) -> None:
-        """Takes a picture; its answer is sent when it is there."""
-        self._sessions.enter()
-        self._asked.put(job)
-
-    def close(self) -> None:
-        """Finishes everything that was put, then ends the threads."""
-        for threads, line in ((self._decoders, self._asked), (self._callers, self._decoded)):
-            for _ in threads:
-                line.put(None)
-            for thread in threads:
-                thread.join()
+        for thread in self._decoders:
+            thread.join()
+        for _ in self._callers:
+            self._decoded.put(None)
+        for thread in self._callers:
+            thread.join()
 
     def _thread(self, work: Callable[[], None], name: str) -> threading.Thread:
         def run() -> None:
@@ -143,8 +152,16 @@ class Pipeline:
 
         return threading.Thread(target=run, name=name, daemon=True)
 
+    def _next(self) -> Job | None:
+        with self._fetching:
+            job = None if self._over else self._fetch()
+            self._over = job is None
+            if job is not None:
+                self._sessions.enter()
+            return job
+
     def _decode(self) -> None:
-        while (job := self._asked.get()) is not None:
+        while (job := self._next()) is not None:
             began = time.perf_counter()
             try:
                 job.looked = self._exported.look(job.image)

@@ -8,14 +8,15 @@ import os
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pictune.errors import ArtifactError, MachineError
 from pictune.serving.capacity import Capacity
-from pictune.serving.frames import Frame, FrameError, receive_frame
+from pictune.serving.frames import Frame
+from pictune.serving.hearing import Hearing
 
 #: How a worker is started; -P keeps Python from loading modules that lie in the current folder.
 PROGRAM: tuple[str, ...] = (sys.executable, "-P", "-m", "pictune.serving.worker")
@@ -29,12 +30,11 @@ class Worker:
 
     Args:
         process: Runs `pictune.serving.worker`.
-        reader: From its socket.
-        writer: To its socket.
+        hearing: Our end of its socket.
     """
 
-    def __init__(self, process: Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._process, self._reader, self._writer = process, reader, writer
+    def __init__(self, process: Process, hearing: Hearing) -> None:
+        self._process, self._hearing = process, hearing
         self.description: Mapping[str, Any] = {}
 
     @classmethod
@@ -96,7 +96,9 @@ class Worker:
         finally:
             theirs.close()
         try:
-            return cls(process, *await asyncio.open_unix_connection(sock=ours))
+            loop = asyncio.get_running_loop()
+            _, hearing = await loop.create_unix_connection(Hearing, sock=ours)
+            return cls(process, hearing)
         except BaseException:
             ours.close()
             process.kill()
@@ -106,14 +108,14 @@ class Worker:
     async def _introduction(self, limit: float) -> Mapping[str, Any]:
         try:
             async with asyncio.timeout(limit):
-                frame = await self.receive()
+                frame = await self._hearing.first()
             said = None if frame is None else json.loads(frame.payload)
         except TimeoutError:
             raise ArtifactError(
                 f"the model was not ready after {limit:g} s", code="not_ready", instead=_AGAIN
             ) from None
-        except (FrameError, OSError, ValueError):
-            frame = said = None
+        except ValueError:
+            said = None
         if frame is None or not isinstance(said, dict):
             raise ArtifactError(
                 "the process that loads the model died over it", code="worker_lost", instead=_AGAIN
@@ -130,18 +132,21 @@ class Worker:
         return self._process.pid
 
     def send(self, frame: Frame) -> None:
-        """Hands a frame over; a worker that is gone is noticed by `receive`."""
-        if not self._writer.is_closing():  # uvloop would raise
-            self._writer.writelines(frame.parts())
+        """Hands a frame over; a worker that is gone is noticed by `listen`."""
+        if not self._hearing.transport.is_closing():  # uvloop would raise
+            self._hearing.transport.writelines(frame.parts())
 
-    async def receive(self) -> Frame | None:
-        """Waits for what the worker says next; None when it is gone.
+    async def listen(self, hear: Callable[[Frame], None]) -> None:
+        """Hands on what the worker says until it is gone.
+
+        Args:
+            hear: Takes a frame; whatever it raises ends the connection, and is raised here.
 
         Raises:
             FrameError: When what it says is no frame.
             OSError: When it is gone within a frame.
         """
-        return await receive_frame(self._reader)
+        await self._hearing.listen(hear)
 
     def kill(self) -> None:
         """Ends the process at once, whatever it does."""
@@ -162,7 +167,7 @@ class Worker:
                         await self._process.wait()
         finally:
             self.kill()
-            self._writer.close()
+            self._hearing.transport.close()
             await self._process.wait()
 
 

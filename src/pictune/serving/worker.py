@@ -77,14 +77,14 @@ def main(words: Sequence[str] | None = None, *, open_artifact: Open = open_expor
         try:
             check_threads(capacity.most_threads)
             exported = open_artifact(given.artifact, capacity.threads)
-            pipeline = Pipeline(exported, capacity, send)
+            pipeline = Pipeline(exported, capacity, fetch=_fetcher(stream, send), send=send)
         except ArtifactError as error:
             send(Frame({"kind": "unusable"}, _packed(_told(error))))
             return
         if capacity.headroom is not None:
             _limit_memory(capacity.headroom)
         send(Frame({"kind": "ready"}, _packed(_description(exported))))
-        _read(stream, pipeline, send)
+        pipeline.run()
 
 
 def check_threads(count: int) -> None:
@@ -134,23 +134,26 @@ def _sender(connection: socket.socket) -> Callable[[Frame], None]:
     return send
 
 
-def _read(stream: BinaryIO, pipeline: Pipeline, send: Callable[[Frame], None]) -> None:
+def _fetcher(stream: BinaryIO, send: Callable[[Frame], None]) -> Callable[[], Job | None]:
     """Takes what the server asks, until it says stop; ends the process when the server is gone."""
-    while True:
-        try:
-            frame = read_frame(stream)
-        except NoRoomError as error:
-            send(refused_frame(int(error.head["number"]), refusal_of(MemoryError())))
-            continue
-        except (FrameError, OSError):
-            frame = None
-        if frame is None:
-            os._exit(0)
-        if frame.head["kind"] == "stop":
-            pipeline.close()
-            return
-        head = frame.head
-        pipeline.put(Job(head["number"], frame.payload, head["top_k"], head["threshold"]))
+
+    def fetch() -> Job | None:
+        while True:
+            try:
+                frame = read_frame(stream)
+            except NoRoomError as error:
+                send(refused_frame(int(error.head["number"]), refusal_of(MemoryError())))
+                continue
+            except (FrameError, OSError):
+                frame = None
+            if frame is None:
+                os._exit(0)
+            head = frame.head
+            if head["kind"] == "stop":
+                return None
+            return Job(head["number"], frame.payload, head["top_k"], head["threshold"])
+
+    return fetch
 
 
 def _description(exported: Exported) -> Mapping[str, Any]:
