@@ -257,10 +257,18 @@ def worker_of(path: Path) -> int:
     return number
 
 
+def stop(number: int) -> None:
+    """Stops a process, and waits until none of its threads does anything."""
+    os.kill(number, signal.SIGSTOP)
+    tasks = Path("/proc", str(number), "task")
+    while any(task.read_text().rpartition(") ")[2][0] not in "TZX" for task in tasks.glob("*/stat")):
+        time.sleep(0.001)
+
+
 @contextlib.contextmanager
 def stopped(number: int) -> Iterator[None]:
     """Inside, a process does nothing at all."""
-    os.kill(number, signal.SIGSTOP)
+    stop(number)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ import pytest
 
 from pictune.errors import ArtifactError, MachineError
 from pictune.exporting.exported import Exported
-from pictune.serving.engine import Engine
+from pictune.serving.engine import Engine, Reply
 from pictune.serving.pipeline import Sessions
 
 pytestmark = pytest.mark.anyio
@@ -152,16 +152,18 @@ def engine_window() -> int:
 async def test_in_a_batch_answers_are_those_of_one_by_one(artifact: Path) -> None:
     async with place.engine(artifact, max_batch=8) as engine:
         single = [place.row(await engine.ask(place.ordinary(number))) for number in range(8)]
-        with place.stopped(place.worker_of(artifact)):
-            asking = [asyncio.create_task(engine.ask(place.ordinary(number))) for number in range(8)]
-            await asyncio.sleep(0)
-        replies = await asyncio.gather(*asking)
-    # Pictures of one call share its very duration.
-    assert len({reply.seconds["infer"] for reply in replies}) < 8
-    for one, reply in zip(single, replies, strict=True):
-        together = place.row(reply)
-        assert together["labels"] == one["labels"]
-        assert together["confidences"] == pytest.approx(one["confidences"], abs=1e-4)
+        # Pictures of one call share its very duration. What is ready together is a matter of chance.
+        together: list[list[Reply]] = []
+        while not together or len({reply.seconds["infer"] for reply in together[-1]}) == 8:
+            assert len(together) < 50
+            with place.stopped(place.worker_of(artifact)):
+                asking = [asyncio.create_task(engine.ask(place.ordinary(number))) for number in range(8)]
+                await asyncio.sleep(0)
+            together.append(await asyncio.gather(*asking))
+    for one, reply in zip(single, together[-1], strict=True):
+        row = place.row(reply)
+        assert row["labels"] == one["labels"]
+        assert row["confidences"] == pytest.approx(one["confidences"], abs=1e-4)
 
 
 async def test_in_a_crowd_on_several_threads_answers_are_the_same(artifact: Path) -> None:

@@ -343,7 +343,7 @@ async def test_f14_a_file_for_which_memory_does_not_suffice(artifact: Path) -> N
 
 async def test_closing_a_hanging_engine_ends(artifact: Path) -> None:
     async with place.engine(artifact, deadline=0.3) as engine:
-        os.kill(place.worker_of(artifact), signal.SIGSTOP)
+        place.stop(place.worker_of(artifact))
         asking = asyncio.create_task(place.outcome(engine.ask(place.ordinary(1))))
         await asyncio.sleep(0)
         await engine.close()
@@ -352,7 +352,7 @@ async def test_closing_a_hanging_engine_ends(artifact: Path) -> None:
 
 async def test_a_cancelled_close_kills_at_once(artifact: Path) -> None:
     async with place.engine(artifact) as engine:
-        os.kill(place.worker_of(artifact), signal.SIGSTOP)
+        place.stop(place.worker_of(artifact))
         asking = asyncio.create_task(place.outcome(engine.ask(place.ordinary(1))))
         await asyncio.sleep(0)
         closing = asyncio.create_task(engine.close())

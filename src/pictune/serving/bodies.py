@@ -6,6 +6,7 @@ import binascii
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -123,10 +124,18 @@ def media_type(headers: HeaderPairs) -> MediaType:
     if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in fields):
         raise Refusal(415, "content_encoding", "Bodies are taken as they are, without Content-Encoding.")
     types = [value for name, value in fields if name == b"content-type"]
-    if len(types) != 1 or types[0].count(b";") > len(_OPTIONS) + 2:
+    if len(types) != 1:
         raise _unsupported("")
-    found = _MEDIA_TYPE.fullmatch(types[0].partition(b";")[0].strip())
-    _, parameters = parse_options_header(types[0])
+    return _named(types[0])
+
+
+@lru_cache(maxsize=64)  # clients send the same one again and again
+def _named(value: bytes) -> MediaType:
+    """What a Content-Type names."""
+    if value.count(b";") > len(_OPTIONS) + 2:
+        raise _unsupported("")
+    found = _MEDIA_TYPE.fullmatch(value.partition(b";")[0].strip())
+    _, parameters = parse_options_header(value)
     if found is None:
         raise _unsupported("")
     main, sub = found[1].lower(), found[2].lower()
@@ -179,6 +188,8 @@ def read_asked(media: MediaType, body: bytes, query: bytes, limits: ServerLimits
 
 
 def _of_query(query: bytes) -> dict[str, Any]:
+    if not query:
+        return {}
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=16)
     except ValueError as error:

@@ -20,7 +20,8 @@ PREFIX = struct.Struct(">IQ")
 MOST_HEAD = 64 * 1024  # bytes
 MOST_PAYLOAD = 1024**3  # bytes; a row with the mask of the largest picture is far below
 STEP = 1024**2  # bytes at a time when a payload is thrown away
-_ENCODE = json.JSONEncoder(allow_nan=False).encode
+_encode = json.JSONEncoder(allow_nan=False).encode
+_decode = json.JSONDecoder().decode
 
 
 class FrameError(Exception):
@@ -57,7 +58,7 @@ class Frame:
 
     def parts(self) -> tuple[bytes, bytes]:
         """The same in two parts, so that a large payload need not be copied."""
-        head = _ENCODE(self.head).encode()
+        head = _encode(self.head).encode()
         assert len(head) <= MOST_HEAD, "long things are payload"
         assert len(self.payload) <= MOST_PAYLOAD
         return PREFIX.pack(len(head), len(self.payload)) + head, self.payload
@@ -109,7 +110,7 @@ def _lengths(prefix: bytes | bytearray) -> tuple[int, int]:
 
 def _parse(data: bytes | bytearray) -> dict[str, Any]:
     try:
-        head = json.loads(data)
+        head = _decode(data.decode("utf-8"))
     except (ValueError, RecursionError):
         raise FrameError("the head of a frame is no JSON") from None
     if not isinstance(head, dict):

@@ -61,6 +61,7 @@ class Hearing(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The socket is open."""
+        transport.set_write_buffer_limits(high=0)  # or uvloop would write at the end of its turn only
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:

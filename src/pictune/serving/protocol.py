@@ -77,6 +77,7 @@ class DeadlineProtocol(asyncio.Protocol):
         """A client came."""
         self.server_state.connections.add(self)  # type: ignore[arg-type]
         self.transport, self.flow = transport, FlowControl(transport)
+        transport.set_write_buffer_limits(high=0)  # or uvloop would write at the end of its turn only
         self._addresses = get_local_addr(transport), get_remote_addr(transport)
         self._patience = self.limits.write_s
         if self.house.enter(self):
