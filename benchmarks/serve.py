@@ -4,7 +4,9 @@
 
 The pictures are 500 x 375 JPEGs of about 70 KB, drawn here. *In process* is decode, resize, network and
 answer, with as many threads as the server has. The clients share the processors with the server. Each round
-measures everything once, so that a busy machine slows all alike; figures are medians.
+measures everything once, so that a busy machine slows all alike; figures are medians. What is in process and
+what one client gets differ by less than such a machine changes within seconds: a round changes from one to
+the other eight times.
 
 Printed are the raw numbers of every round and then: throughput of 8 clients beside in process (>= 1.0), p50
 of one client less in process (<= 2 ms), p99 / p50 of 16 clients (<= 2.5); p99 of 8 clients beside one that
@@ -41,7 +43,8 @@ from clients import crowd, stream
 from pictune.exporting.exported import Exported
 
 PICTURES = 16
-CROWDS = (1, 8, 16)
+CROWDS = (8, 16)
+SLICES = 8  # of a round, each of them in process and of one client
 OVERLOAD = 4  # times as many requests as can be answered
 BOUNDARY = b"the-border-of-a-part"
 
@@ -57,9 +60,8 @@ def drawn(number: int) -> bytes:
     ].tobytes()
 
 
-def in_process(path: Path, pictures: list[bytes], *, seconds: float) -> dict[str, float]:
+def in_process(exported: Exported, pictures: list[bytes], *, seconds: float) -> dict[str, float]:
     """Pictures a second, and the median of one, in this process."""
-    exported = Exported.open(path, threads=len(os.sched_getaffinity(0)))
     took: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -69,6 +71,21 @@ def in_process(path: Path, pictures: list[bytes], *, seconds: float) -> dict[str
         json.dumps(exported.row(answer, looked))
         took.append(time.perf_counter() - started)
     return {"rate": len(took) / sum(took), "p50": statistics.median(took)}
+
+
+def one_by_one(
+    path: Path, port: int, pictures: list[bytes], asked: list[bytes], *, seconds: float
+) -> dict[str, dict[str, float]]:
+    """In process and by one client, in turn; the medians of the slices."""
+    exported = Exported.open(path, threads=len(os.sched_getaffinity(0)))
+    slices: dict[str, list[dict[str, float]]] = {"in process": [], "1 clients": []}
+    for _ in range(SLICES):
+        slices["in process"].append(in_process(exported, pictures, seconds=seconds / SLICES))
+        slices["1 clients"].append(crowd(port, asked, clients=1, seconds=seconds / SLICES))
+    return {
+        name: {key: statistics.median(one[key] for one in given) for key in ("rate", "p50")}
+        for name, given in slices.items()
+    }
 
 
 def plain(picture: bytes) -> bytes:
@@ -177,14 +194,14 @@ def measured(given: argparse.Namespace, port: int, lit: dict[str, Lit]) -> dict[
     """One round."""
     pictures = [drawn(number) for number in range(PICTURES)]
     asked = [plain(picture) for picture in pictures]
-    row = {"in process": in_process(given.artifact, pictures, seconds=given.seconds)}
+    row = one_by_one(given.artifact, port, pictures, asked, seconds=given.seconds)
     for count in CROWDS:
         row[f"{count} clients"] = crowd(port, asked, clients=count, seconds=given.seconds)
     ill = misuse(pictures[0])
     small = [request for request in ill if len(request) < 2**20]
     row["8 beside misuse"] = crowd(port, asked, clients=8, seconds=given.seconds, beside=small)
     row["8 beside large misuse"] = crowd(port, asked, clients=8, seconds=given.seconds, beside=ill)
-    best = max(row[f"{count} clients"]["rate"] for count in CROWDS)
+    best = max(row[f"{count} clients"]["rate"] for count in (1, *CROWDS))
     row["overload"] = stream(port, asked, rate=OVERLOAD * best, seconds=given.seconds)
     if lit:
         forms = [form("/v1/predict", picture) for picture in pictures]
@@ -202,7 +219,7 @@ def conclude(rows: list[dict[str, dict[str, float]]], lit: dict[str, Lit]) -> No
         return statistics.median(row[name][figure] for row in rows)
 
     alone = middle("in process", "rate")
-    best = max(middle(f"{count} clients", "rate") for count in CROWDS)
+    best = max(middle(f"{count} clients", "rate") for count in (1, *CROWDS))
     extra = 1000 * (middle("1 clients", "p50") - middle("in process", "p50"))
     tail = middle("16 clients", "p99") / middle("16 clients", "p50")
     others = sum(figures.get("others", 0) for row in rows for figures in row.values())
