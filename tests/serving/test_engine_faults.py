@@ -229,18 +229,28 @@ async def test_f11_a_worker_that_talks_nonsense_is_replaced(artifact: Path, odd)
         assert place.row(await engine.ask(place.ordinary(1)))["labels"]
 
 
-@pytest.mark.parametrize("head", ['{"kind": "row"}', '{"kind": "row", "number": "x"}', '{"number": 1}', "[]"])
-async def test_f11_a_worker_that_gives_no_proper_answer_is_replaced(artifact: Path, tmp_path, head) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        'Frame("row", frame.number, payload=b"{}")',
+        'Frame("row", frame.number, (0.1, None), b"{}")',
+        'Frame("ready", frame.number)',
+        'Frame("refused", frame.number, payload=b"[]")',
+        'Frame("refused", frame.number, payload=b"{")',
+        'Frame("refused", frame.number, payload=b"[" * 100_000)',
+        'Frame("refused", frame.number, payload=b\'{"status": "x", "retry_after": 1}\')',
+    ],
+)
+async def test_f11_a_worker_that_gives_no_proper_answer_is_replaced(artifact: Path, answer: str) -> None:
     """A program that says it is ready and then something that workers never say; three times is too often."""
     code = f"""
 import socket, sys
-from pictune.serving.frames import PREFIX, read_frame
+from pictune.serving.frames import Frame, read_frame
 line = socket.socket(fileno=int(sys.argv[sys.argv.index("--socket") + 1]))
-def send(head, payload): line.sendall(PREFIX.pack(len(head), len(payload)) + head + payload)
-send(b'{{"kind": "ready"}}', b'{{"id": "x"}}')
+line.sendall(Frame("ready", payload=b'{{"id": "x"}}').pack())
 stream = line.makefile("rb")
-while read_frame(stream):
-    send({head.encode()!r}, b"")
+while frame := read_frame(stream):
+    line.sendall({answer}.pack())
 """
     counter = Counter()
     async with place.engine(

@@ -8,6 +8,7 @@ replaced, and what it had is asked once more; one that hangs is killed, which is
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 import os
@@ -161,8 +162,7 @@ class Engine:
                 out_of_memory or worker_lost; 500 inference_failed or non_finite.
         """
         self.admit(1)
-        question = {"top_k": top_k, "threshold": threshold}
-        item = Item(image, question, self._loop.create_future(), self._loop.time())
+        item = Item(image, (top_k, threshold), self._loop.create_future(), self._loop.time())
         timer = self._loop.call_later(self._capacity.deadline, item.settle, _timeout())
         self._unanswered += 1
         self._all_answered.clear()
@@ -184,7 +184,7 @@ class Engine:
         """Hands the worker what it can take."""
         if self._worker is not None:
             for number, item in self._line.hand_over():
-                self._worker.send(Frame({"kind": "ask", "number": number, **item.question}, item.image))
+                self._worker.send(Frame("ask", number, item.question, item.image))
             self._watch()
 
     def _watch(self) -> None:
@@ -331,17 +331,18 @@ def _read_answer(frame: Frame, model: str) -> tuple[int, Reply | Refusal]:
     Raises:
         FrameError: When it says what workers never say.
     """
-    head = frame.head
+    if frame.kind == "row":
+        decode, infer = frame.values
+        if decode is None or infer is None:
+            raise FrameError("the worker does not say how long it took")
+        return frame.number, Reply(frame.payload, model, {"decode": decode, "infer": infer})
     try:
-        number = int(head["number"])
-        if head["kind"] == "row":
-            seconds = {name: float(head["seconds"][name]) for name in ("decode", "infer")}
-            return number, Reply(frame.payload, model, seconds)
-        status, retry = int(head["status"]), head["retry_after"]
-        refusal = Refusal(status, str(head["code"]), str(head["message"]), retry_after=retry)
-    except (KeyError, TypeError, ValueError) as error:
+        said = json.loads(frame.payload)
+        status, retry = int(said["status"]), said["retry_after"]
+        refusal = Refusal(status, str(said["code"]), str(said["message"]), retry_after=retry)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise FrameError("the worker gives no proper answer") from error
-    return number, refusal
+    return frame.number, refusal
 
 
 def _draining() -> Refusal:

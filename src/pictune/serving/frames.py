@@ -1,27 +1,29 @@
-"""Frames between the server and a worker: a JSON head and raw bytes, over a pair of unix sockets.
+"""Frames between the server and a worker, over a pair of unix sockets: fixed fields, then raw bytes.
 
-    4 bytes  length of the head, big-endian
-    8 bytes  length of the payload, big-endian
-    head     a JSON object, UTF-8
-    payload  raw bytes: a picture on the way in, a JSON row on the way out
+    1 byte   what it is about, a place in KINDS
+    8 bytes  the number of a picture, big-endian, as all that follow
+    8 bytes  a double, and
+    8 bytes  another one; NaN stands for none
+    8 bytes  length of the payload
+    payload  a picture on the way in, JSON on the way out
 
 Nothing else is ever unpacked, so neither side can make the other run anything.
 """
 
 from __future__ import annotations
 
-import json
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from math import isnan, nan
+from typing import BinaryIO, Literal, get_args
 
-PREFIX = struct.Struct(">IQ")
-MOST_HEAD = 64 * 1024  # bytes
+Kind = Literal["ask", "stop", "ready", "unusable", "row", "refused"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+HEAD = struct.Struct(">BQddQ")
 MOST_PAYLOAD = 1024**3  # bytes; a row with the mask of the largest picture is far below
 STEP = 1024**2  # bytes at a time when a payload is thrown away
-_encode = json.JSONEncoder(allow_nan=False).encode
-_decode = json.JSONDecoder().decode
+
+_CODES = {kind: code for code, kind in enumerate(KINDS)}
 
 
 class FrameError(Exception):
@@ -32,11 +34,11 @@ class NoRoomError(Exception):
     """There was no memory for a payload; it was skipped, and the next frame can be read.
 
     Args:
-        head: Of the frame.
+        number: Of the picture.
     """
 
-    def __init__(self, head: Mapping[str, Any]) -> None:
-        self.head = head
+    def __init__(self, number: int) -> None:
+        self.number = number
         super().__init__("no memory for a payload")
 
 
@@ -45,11 +47,15 @@ class Frame:
     """One message.
 
     Args:
-        head: Plain values; ``kind`` says what it is about.
+        kind: What it is about.
+        number: Of the picture that it is about.
+        values: What the kind has it say, each a float or None.
         payload: Raw bytes.
     """
 
-    head: Mapping[str, Any]
+    kind: Kind
+    number: int = 0
+    values: tuple[float | None, float | None] = (None, None)
     payload: bytes = field(default=b"", repr=False)
 
     def pack(self) -> bytes:
@@ -58,10 +64,10 @@ class Frame:
 
     def parts(self) -> tuple[bytes, bytes]:
         """The same in two parts, so that a large payload need not be copied."""
-        head = _encode(self.head).encode()
-        assert len(head) <= MOST_HEAD, "long things are payload"
         assert len(self.payload) <= MOST_PAYLOAD
-        return PREFIX.pack(len(head), len(self.payload)) + head, self.payload
+        one, other = self.values
+        one, other = nan if one is None else one, nan if other is None else other
+        return HEAD.pack(_CODES[self.kind], self.number, one, other, len(self.payload)), self.payload
 
 
 def read_frame(stream: BinaryIO) -> Frame | None:
@@ -71,17 +77,16 @@ def read_frame(stream: BinaryIO) -> Frame | None:
         FrameError: When the other side closed within a frame, or what came is none.
         NoRoomError: When there is no memory for the payload.
     """
-    prefix = stream.read(PREFIX.size)
-    if not prefix:
+    head = stream.read(HEAD.size)
+    if not head:
         return None
-    head_length, length = _lengths(_whole(prefix, PREFIX.size))
-    head = _parse(_whole(stream.read(head_length), head_length))
+    kind, number, values, length = _fields(_whole(head, HEAD.size))
     try:
         payload = stream.read(length)  # asks for all of the memory before it takes a byte
     except MemoryError:
         _skip(stream, length)
-        raise NoRoomError(head) from None
-    return Frame(head, _whole(payload, length))
+        raise NoRoomError(number) from None
+    return Frame(kind, number, values, _whole(payload, length))
 
 
 def take_frame(came: bytearray) -> Frame | None:
@@ -90,32 +95,25 @@ def take_frame(came: bytearray) -> Frame | None:
     Raises:
         FrameError: When what came is none.
     """
-    if len(came) < PREFIX.size:
+    if len(came) < HEAD.size:
         return None
-    head_length, length = _lengths(came[: PREFIX.size])
-    begin = PREFIX.size + head_length
-    if len(came) < begin + length:
+    kind, number, values, length = _fields(came)
+    end = HEAD.size + length
+    if len(came) < end:
         return None
-    frame = Frame(_parse(came[PREFIX.size : begin]), bytes(memoryview(came)[begin : begin + length]))
-    del came[: begin + length]
-    return frame
+    payload = bytes(memoryview(came)[HEAD.size : end])
+    del came[:end]
+    return Frame(kind, number, values, payload)
 
 
-def _lengths(prefix: bytes | bytearray) -> tuple[int, int]:
-    head, payload = PREFIX.unpack(prefix)
-    if head > MOST_HEAD or payload > MOST_PAYLOAD:
-        raise FrameError(f"a frame of {head} and {payload} bytes is too large")
-    return head, payload
-
-
-def _parse(data: bytes | bytearray) -> dict[str, Any]:
-    try:
-        head = _decode(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise FrameError("the head of a frame is no JSON") from None
-    if not isinstance(head, dict):
-        raise FrameError("the head of a frame is no object")
-    return head
+def _fields(head: bytes | bytearray) -> tuple[Kind, int, tuple[float | None, float | None], int]:
+    """What stands at the beginning: kind, number, values and length of the payload."""
+    code, number, one, other, length = HEAD.unpack_from(head)
+    if code >= len(KINDS):
+        raise FrameError(f"there is no kind {code} of frames")
+    if length > MOST_PAYLOAD:
+        raise FrameError(f"a frame of {length} bytes is too large")
+    return KINDS[code], number, (None if isnan(one) else one, None if isnan(other) else other), length
 
 
 def _whole(data: bytes, length: int) -> bytes:

@@ -6,7 +6,6 @@ from asyncio import Future
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pictune.serving.refusals import Refusal
 
@@ -34,7 +33,7 @@ class Item:
 
     Args:
         image: The bytes of its file.
-        question: What else goes to the worker.
+        question: What else goes to the worker: top_k and threshold, each None for the model's own.
         answer: Becomes a `Reply` or a `Refusal`.
         asked: When, in seconds of the line's clock.
         handed: When it last went to a worker.
@@ -42,7 +41,7 @@ class Item:
     """
 
     image: bytes
-    question: Mapping[str, Any]
+    question: tuple[int | None, float | None]
     answer: Future[Reply | Refusal]
     asked: float
     handed: float = 0.0

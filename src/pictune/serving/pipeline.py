@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,14 +36,14 @@ class Job:
         image: The bytes of its file; dropped once they are decoded.
         top_k: See `pictune.exporting.exported.Exported.row`.
         threshold: See there.
-        seconds: What took how long.
+        decoded_in: Seconds that took.
     """
 
     number: int
     image: bytes
     top_k: int | None
     threshold: float | None
-    seconds: dict[str, float] = field(default_factory=dict)
+    decoded_in: float = 0.0
     looked: Looked | None = None
 
     @property
@@ -169,7 +169,7 @@ class Pipeline:
                 self._refuse(job, refusal_of(error))
                 continue
             job.image = b""
-            job.seconds["decode"] = time.perf_counter() - began
+            job.decoded_in = time.perf_counter() - began
             if self._sessions.alone:  # to wake another thread for it takes longer than not to be ready here
                 self._answer([job])
             else:
@@ -208,14 +208,13 @@ class Pipeline:
             return
         seconds = time.perf_counter() - began
         for position, job in enumerate(jobs):
-            job.seconds["infer"] = seconds
             own = {name: array[position : position + 1] for name, array in arrays.items()}
             try:
                 row = self._row(job, own)
             except Exception as error:  # whatever it is, it is this picture's own
                 self._refuse(job, refusal_of(error))
             else:
-                self._tell(Frame({"kind": "row", "number": job.number, "seconds": job.seconds}, row))
+                self._tell(Frame("row", job.number, (job.decoded_in, seconds), row))
 
     def _row(self, job: Job, arrays: Mapping[str, NDArray[Any]]) -> bytes:
         """The answer as JSON.
@@ -244,13 +243,10 @@ class Pipeline:
 
 def refused_frame(number: int, refusal: Refusal) -> Frame:
     """Tells the server why a picture gets no answer."""
-    return Frame(
-        {
-            "kind": "refused",
-            "number": number,
-            "status": refusal.status,
-            "code": refusal.code,
-            "message": refusal.message,
-            "retry_after": refusal.retry_after,
-        }
-    )
+    said = {
+        "status": refusal.status,
+        "code": refusal.code,
+        "message": refusal.message,
+        "retry_after": refusal.retry_after,
+    }
+    return Frame("refused", number, payload=json.dumps(said).encode())

@@ -120,7 +120,7 @@ class Worker:
             raise ArtifactError(
                 "the process that loads the model died over it", code="worker_lost", instead=_AGAIN
             )
-        if frame.head.get("kind") != "ready":
+        if frame.kind != "ready":
             raise ArtifactError(
                 str(said["message"]), code=str(said["code"]), causes=said["causes"], instead=said["instead"]
             )
@@ -161,7 +161,7 @@ class Worker:
         """
         try:
             if grace:
-                self.send(Frame({"kind": "stop"}))
+                self.send(Frame("stop"))
                 with suppress(TimeoutError):  # then it is killed below
                     async with asyncio.timeout(grace):
                         await self._process.wait()

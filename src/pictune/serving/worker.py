@@ -4,12 +4,12 @@ Started by the server with one end of a socket pair. It opens the artifact, chec
 did where it was exported, says `ready` or `unusable`, and answers until the socket closes. It holds one
 artifact for all its life and never writes anywhere but to that socket and to its log, standard error.
 
-    server to worker   ask      number, top_k, threshold; payload: the picture's file
+    server to worker   ask      number; values: top_k, threshold; payload: the picture's file
                        stop     finish what you have, and end
     worker to server   ready    payload: id, task, classes, image_size
                        unusable payload: code, message, causes, instead
-                       row      number, seconds; payload: the answer, JSON
-                       refused  number, status, code, message, retry_after
+                       row      number; values: seconds of decoding and of the network; payload: the answer
+                       refused  number; payload: status, code, message, retry_after
 """
 
 from __future__ import annotations
@@ -79,11 +79,11 @@ def main(words: Sequence[str] | None = None, *, open_artifact: Open = open_expor
             exported = open_artifact(given.artifact, capacity.threads)
             pipeline = Pipeline(exported, capacity, fetch=_fetcher(stream, send), send=send)
         except ArtifactError as error:
-            send(Frame({"kind": "unusable"}, _packed(_told(error))))
+            send(Frame("unusable", payload=_packed(_told(error))))
             return
         if capacity.headroom is not None:
             _limit_memory(capacity.headroom)
-        send(Frame({"kind": "ready"}, _packed(_description(exported))))
+        send(Frame("ready", payload=_packed(_description(exported))))
         pipeline.run()
 
 
@@ -142,16 +142,16 @@ def _fetcher(stream: BinaryIO, send: Callable[[Frame], None]) -> Callable[[], Jo
             try:
                 frame = read_frame(stream)
             except NoRoomError as error:
-                send(refused_frame(int(error.head["number"]), refusal_of(MemoryError())))
+                send(refused_frame(error.number, refusal_of(MemoryError())))
                 continue
             except (FrameError, OSError):
                 frame = None
             if frame is None:
                 os._exit(0)
-            head = frame.head
-            if head["kind"] == "stop":
+            if frame.kind == "stop":
                 return None
-            return Job(head["number"], frame.payload, head["top_k"], head["threshold"])
+            top_k, threshold = frame.values
+            return Job(frame.number, frame.payload, None if top_k is None else int(top_k), threshold)
 
     return fetch
 
