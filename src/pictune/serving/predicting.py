@@ -185,12 +185,17 @@ class _WhileThere:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._gone = False
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
         """Begins to watch the client."""
         task = asyncio.current_task()
         assert task is not None
         self._task, self._before = task, task.cancelling()
+        # First things first: what is done within begins before somebody watches.
+        self._begin = asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
         self._watch = asyncio.create_task(_until_gone(self._receive))
         self._watch.add_done_callback(self._noticed)
 
@@ -201,6 +206,9 @@ class _WhileThere:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Stops watching."""
+        self._begin.cancel()
+        if self._watch is None:
+            return
         self._watch.remove_done_callback(self._noticed)
         self._watch.cancel()
         if self._gone and self._task.uncancel() <= self._before and kind is asyncio.CancelledError:

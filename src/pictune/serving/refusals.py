@@ -50,11 +50,10 @@ def guarded(headers: Iterable[tuple[bytes, bytes]], request_id: str) -> Headers:
     """Headers of an answer with those that every answer has; what is there already stays as it is."""
     given = list(headers)
     names = {name.lower() for name, _ in given}
-    return [
-        *given,
-        *((k, v) for k, v in ON_EVERY_ANSWER if k not in names),
-        (b"x-request-id", request_id.encode()),
-    ]
+    others: Iterable[tuple[bytes, bytes]] = ON_EVERY_ANSWER
+    if not names.isdisjoint(_NAMES):
+        others = [(name, value) for name, value in others if name not in names]
+    return [*given, *others, (b"x-request-id", request_id.encode())]
 
 
 #: An answer is data: nothing in it may run, be framed, be embedded by another site, or be stored.
@@ -66,3 +65,4 @@ ON_EVERY_ANSWER: tuple[tuple[bytes, bytes], ...] = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
 )
+_NAMES = frozenset(name for name, _ in ON_EVERY_ANSWER)
