@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -195,6 +197,30 @@ def test_randomness_is_addressed_and_leaves_the_outside_alone():
     assert len(set(values)) == len(places)
     assert [drawn(*place) for place in reversed(places)] == values[::-1]
     assert torch.equal(torch.cat([first, torch.rand(1)]), outside)
+
+
+@pytest.fixture
+def any_order() -> Iterator[None]:
+    """PyTorch as it is by itself, and as it was afterwards."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
+def test_a_gpu_adds_in_the_same_order_each_time(any_order, monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    machine = Machine()
+    assert torch.are_deterministic_algorithms_enabled() == (machine.device.type == "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    Machine(device="cuda")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
 
 def test_full_precision_is_full_on_a_gpu_too():

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -58,6 +59,7 @@ class Machine:
         self.threads = threads or len(os.sched_getaffinity(0))
         torch.set_num_threads(self.threads)
         _full_precision()
+        _repeatable(self.device)
         _keep_freed_memory()
 
     def accelerator(self, precision: str) -> Accelerator:
@@ -212,6 +214,21 @@ def _full_precision() -> None:
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _repeatable(device: torch.device) -> None:
+    """Has a GPU add in the same order each time, so that the same run ends with the same bits.
+
+    What knows no such order is computed all the same, and PyTorch's warning about it is not passed on: whose
+    networks need that knows it from the README, and can do nothing about it.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # is read when CUDA is first used
+    torch.backends.cudnn.benchmark = False  # it would choose by the clock
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
 
 
 def _keep_freed_memory() -> None:
