@@ -16,7 +16,8 @@ long a refusal takes (<= 100 ms).
 
 With ``--litserve``, a folder made by ``pip install --target FOLDER litserve``, the same file and the same
 preprocessing behind LitServe are measured in the same rounds, with one worker of all threads, as it comes,
-and with one worker a processor (>= 1.2). Both servers get the same forms.
+and with one worker a processor (>= 1.2). Both servers get the same forms. LitServe sleeps while others are
+measured, and is warmed up for a second when it wakes.
 """
 
 from __future__ import annotations
@@ -184,6 +185,14 @@ class Lit:
                 time.sleep(0.1)
         raise SystemExit("LitServe did not start")
 
+    def sleep(self) -> None:
+        """Stops all its processes: even unasked they look for work again and again."""
+        os.killpg(self._child.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Has them go on."""
+        os.killpg(self._child.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """Ends it with all its processes."""
         os.killpg(self._child.pid, signal.SIGKILL)
@@ -208,7 +217,10 @@ def measured(given: argparse.Namespace, port: int, lit: dict[str, Lit]) -> dict[
         row["8 clients, forms"] = crowd(port, forms, clients=8, seconds=given.seconds)
     for name, server in lit.items():
         forms = [form("/predict", picture) for picture in pictures]
+        server.wake()
+        crowd(server.port, forms, clients=8, seconds=given.seconds / 4)
         row[name] = crowd(server.port, forms, clients=8, seconds=given.seconds)
+        server.sleep()
     return row
 
 
@@ -258,7 +270,9 @@ def main() -> None:
     try:
         if given.litserve is not None:
             for workers in (1, len(os.sched_getaffinity(0))):
-                lit[f"LitServe, {workers} workers"] = Lit(given.artifact, given.litserve, workers)
+                name = f"LitServe, {workers} workers"
+                lit[name] = Lit(given.artifact, given.litserve, workers)
+                lit[name].sleep()
         for _ in range(given.rounds):
             rows.append(measured(given, port, lit))
             print(json.dumps({name: _short(figures) for name, figures in rows[-1].items()}))

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 
 from pictune.serving.connections import Connections
+from pictune.serving.deadline import Deadline
 from pictune.serving.exchange import Exchange, written
 from pictune.serving.incoming import Head, Incoming, Sign
 from pictune.serving.limits import ServerLimits
@@ -54,7 +54,6 @@ class DeadlineProtocol(asyncio.Protocol):
     flow: FlowControl
     cycle: Exchange | None = None  # of the last request whose head came whole
 
-    _timer: asyncio.TimerHandle | None = None  # of the state that the connection is in
     _flush_timer: asyncio.TimerHandle | None = None  # for the client to take what was written
     _patience = 0.0  # seconds of that
     _speaking = False  # whether something of a request's headers came
@@ -72,6 +71,7 @@ class DeadlineProtocol(asyncio.Protocol):
         self.server_state, self._app_state = server_state, app_state
         self._asgi = {"version": config.asgi_version, "spec_version": "2.3"}
         self._incoming = Incoming(self.limits)
+        self._deadline = Deadline(self.loop)  # of the state that the connection is in
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client came."""
@@ -87,7 +87,7 @@ class DeadlineProtocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, whoever closed it."""
-        self._arm(None)
+        self._deadline.clear()
         self._arm_flush(None)
         self.house.leave(self)
         self.server_state.connections.discard(self)
@@ -106,11 +106,15 @@ class DeadlineProtocol(asyncio.Protocol):
             return
         if self._ended:
             return  # it has had its last word, and is being answered
+        self._deadline.hold()  # most requests come whole at once
         if self._idle and not self._speaking:
             self._speaking = True
-            self._arm(self.limits.header_s, self._headers_late)
-        self._incoming.receive(data)
-        self._go_on()
+            self._deadline.set(self.limits.header_s, self._headers_late)
+        try:
+            self._incoming.receive(data)
+            self._go_on()
+        finally:
+            self._deadline.release()
 
     @property
     def _idle(self) -> bool:
@@ -152,7 +156,7 @@ class DeadlineProtocol(asyncio.Protocol):
             self.refuse(refusal, body=head.method != b"HEAD")
             return False
         self.cycle = self._exchange(head)
-        self._arm(self.limits.body_s, self._body_late)
+        self._deadline.set(self.limits.body_s, self._body_late)
         task = self.loop.create_task(self.cycle.run(self.app))
         task.add_done_callback(self.server_state.tasks.discard)
         self.server_state.tasks.add(task)
@@ -199,7 +203,7 @@ class DeadlineProtocol(asyncio.Protocol):
 
     def _end(self) -> bool:
         """The body is there whole; whether another request may follow already."""
-        self._arm(None)
+        self._deadline.clear()
         assert self.cycle is not None
         self.cycle.end()
         if self.cycle.response_complete:  # nobody wanted the body, and now it is out of the way
@@ -225,7 +229,7 @@ class DeadlineProtocol(asyncio.Protocol):
         elif self.cycle.response_complete:
             self._linger()
         else:
-            self._arm(None)
+            self._deadline.clear()
             self.cycle.fail(refusal)
 
     def refuse(self, refusal: Refusal, *, body: bool = True) -> None:
@@ -279,9 +283,9 @@ class DeadlineProtocol(asyncio.Protocol):
         self.house.silent(self)
         self._speaking = bool(self._incoming.begun)
         if self._speaking:
-            self._arm(self.limits.header_s, self._headers_late)
+            self._deadline.set(self.limits.header_s, self._headers_late)
         else:
-            self._arm(self.limits.idle_s, self._close)
+            self._deadline.set(self.limits.idle_s, self._close)
 
     def _linger(self) -> None:
         """Says that this was the last word, and hears the client out for a moment without listening."""
@@ -291,13 +295,13 @@ class DeadlineProtocol(asyncio.Protocol):
             self._close()
             return
         self._lingered = 0
-        self._arm(self.limits.linger_s, self.transport.abort)
+        self._deadline.set(self.limits.linger_s, self.transport.abort)
         self.flow.resume_reading()
         self.transport.write_eof()  # after what is still to be written, which ends with the deadline
 
     def _close(self) -> None:
         """Closes once everything was written, or when the client does not take it."""
-        self._arm(None)
+        self._deadline.clear()
         self.house.busy(self)
         self.transport.close()
         if self.transport.get_write_buffer_size() and self._flush_timer is None:
@@ -317,15 +321,9 @@ class DeadlineProtocol(asyncio.Protocol):
         else:
             self.cycle.keep_alive = False
             if self.cycle.more_body:
-                self._arm(min(self.limits.body_s, self.limits.closing_s), self._body_late)
+                self._deadline.set(min(self.limits.body_s, self.limits.closing_s), self._body_late)
 
     # Deadlines
-
-    def _arm(self, seconds: float | None, late: Callable[[], Any] | None = None) -> None:
-        """Sets the deadline of the state that begins, in place of that of the state that ends."""
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = None if seconds is None or late is None else self.loop.call_later(seconds, late)
 
     def _arm_flush(self, seconds: float | None) -> None:
         if self._flush_timer is not None:
