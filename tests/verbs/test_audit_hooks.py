@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from asking import QUICK, traces
-from watched import WORKER, Watched
+from watched import MAY_BE_WRITTEN, WORKER, Watched
 
 import toys
 
@@ -34,6 +34,7 @@ class Flow:
     watched: Watched
     before: dict[Path, tuple[Any, ...]] = field(default_factory=dict)
     answers: list[dict[str, Any]] = field(default_factory=list)
+    left_by_serving: list[str] = field(default_factory=list)
 
     @property
     def kept(self) -> dict[Path, tuple[Any, ...]]:
@@ -51,8 +52,18 @@ def flow(tmp_path_factory: pytest.TempPathFactory) -> Flow:
     flow.before = flow.kept
     code, _, said = flow.watched.run(FLOW, json.dumps(commands(data)))
     assert code == 0, said
+    open_to_all = [flow.watched.place / name for name in MAY_BE_WRITTEN]
+    before = files(open_to_all)
     flow.answers = served(flow.watched, data / "photos" / "cross")
+    after = files(open_to_all)
+    flow.left_by_serving = sorted(path.name for path in after if after[path] != before.get(path))
     return flow
+
+
+def files(folders: list[Path]) -> dict[Path, tuple[Any, ...]]:
+    """What lies in folders; not the folders themselves, whose times change with what comes and goes."""
+    found = [traces(folder) for folder in folders]
+    return {path: trace for one in found for path, trace in one.items() if not path.is_dir()}
 
 
 def commands(data: Path) -> list[list[str]]:
@@ -119,6 +130,12 @@ def test_the_source_data_and_the_home_are_as_they_were(flow: Flow) -> None:
     """Bytes, names, modes and times: this sees what code in C++ does, too."""
     assert len(flow.before) > 100
     assert flow.kept == flow.before
+
+
+@pytest.mark.slow
+def test_a_server_keeps_no_picture_that_it_was_sent(flow: Flow) -> None:
+    """Nor anything else but the tokens that it was told to write."""
+    assert flow.left_by_serving == ["tokens"]
 
 
 @pytest.mark.slow
