@@ -578,7 +578,31 @@ def test_images_in_a_form_are_answered_as_a_list(server: Server) -> None:
     said = post_form(server, ("images", JPEG), ("images", b"none")).json
     assert (len(said["predictions"]), said["errors"]) == (2, 1)
     both = post_form(server, ("images", JPEG), ("image", JPEG))
-    assert (both.status, both.code) == (422, "missing_image")
+    assert (both.status, both.code) == (422, "given_twice")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"), [("###", "bad_base64"), ("", "empty_body"), ("https://a.example/b.jpg", "not_fetched")]
+)
+def test_98_one_of_several_is_no_base64(server: Server, text: str, code: str) -> None:
+    said = post_json(server, {"images": [IN_BASE64, text, IN_BASE64]})
+    assert (said.status, said.json["errors"]) == (200, 1)
+    first, second, third = said.json["predictions"]
+    assert second["error"]["code"] == code
+    assert first == third
+    assert "labels" in first
+
+
+def test_98_several_that_are_no_texts_are_no_request(server: Server) -> None:
+    answer = post_json(server, {"images": [IN_BASE64, 7]})
+    assert (answer.status, answer.code) == (422, "wrong_type")
+    assert post_json(server, {"image": None}).code == "wrong_type"
+
+
+def test_image_and_images_are_not_asked_both(server: Server) -> None:
+    answer = post_json(server, {"image": IN_BASE64, "images": [IN_BASE64]})
+    assert (answer.status, answer.code) == (422, "given_twice")
+    assert post_json(server, {"top_k": 1}).code == "missing_image"
 
 
 def test_109_a_batch_of_none(server: Server) -> None:

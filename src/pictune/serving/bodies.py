@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -49,13 +49,14 @@ class Asked:
     """What a request asks.
 
     Args:
-        images: The bytes of each picture; at least one.
+        images: The bytes of each picture, or why it has none; at least one. One that is asked about alone
+            has bytes.
         several: Whether the client expects a list, be it of one.
         top_k: How many classes or boxes an answer names at most; None is the model's own number.
         threshold: From which confidence on something is answered, 0 to 1; None is the model's own.
     """
 
-    images: tuple[bytes, ...]
+    images: tuple[bytes | Refusal, ...]
     several: bool = False
     top_k: int | None = None
     threshold: float | None = None
@@ -171,6 +172,7 @@ def read_asked(media: MediaType, body: bytes, query: bytes, limits: ServerLimits
     Raises:
         Refusal: 400 for what cannot be read, 413 for too many pictures, 422 for what makes no sense.
     """
+    images: Sequence[bytes | Refusal]
     options = _of_query(query)
     if media.kind == "json":
         images, several, given = _of_object(read_object(body, depth=limits.json_depth), limits)
@@ -230,23 +232,30 @@ def _of_form(parts: Iterable[Part], limits: ServerLimits) -> tuple[list[bytes], 
             texts.append((part.name, part.value[:64].decode("latin-1").strip()))
     options = _options(texts)
     if len(names) > 1:
-        raise Refusal(422, "missing_image", "Give either image or images.")
+        raise _both()
     _check_count(len(images), limits)
     return images, len(images) > 1 or names == {"images"}, options
 
 
-def _of_object(value: Mapping[str, Any], limits: ServerLimits) -> tuple[list[bytes], bool, dict[str, Any]]:
+def _of_object(
+    value: Mapping[str, Any], limits: ServerLimits
+) -> tuple[list[bytes | Refusal], bool, dict[str, Any]]:
     if unknown := set(value) - {"image", "images", *_OPTIONS}:
         raise _unknown_field(min(unknown))
-    if ("image" in value) == ("images" in value):
-        raise Refusal(422, "missing_image", "Give either image or images.")
-    several = "images" in value
-    texts = value["images"] if several else [value["image"]]
-    if not isinstance(texts, list):
-        raise Refusal(422, "wrong_type", "images is a list of texts in base64.")
-    _check_count(len(texts), limits)
+    if "image" in value and "images" in value:
+        raise _both()
     given = {name: value[name] for name in _OPTIONS if value.get(name) is not None}
-    return [_pixels(text) for text in texts], several, given
+    if "images" not in value:
+        _check_count(int("image" in value), limits)
+        return [_pixels(_text(value["image"]))], False, given
+    if not isinstance(value["images"], list):
+        raise Refusal(422, "wrong_type", "images is a list of texts in base64.")
+    _check_count(len(value["images"]), limits)
+    return [_pixels_or_refusal(text) for text in map(_text, value["images"])], True, given
+
+
+def _both() -> Refusal:
+    return Refusal(422, "given_twice", "Give either image or images.")
 
 
 def _check_count(count: int, limits: ServerLimits) -> None:
@@ -256,14 +265,18 @@ def _check_count(count: int, limits: ServerLimits) -> None:
         raise Refusal(413, "too_many_images", f"One request may ask about {limits.batch_images} pictures.")
 
 
-def _pixels(text: object) -> bytes:
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise Refusal(422, "wrong_type", "A picture is a text in base64.")
+    return value
+
+
+def _pixels(text: str) -> bytes:
     """The bytes of a picture that is given in base64, with or without the head of a data URI.
 
     Raises:
-        Refusal: 400 ``bad_base64``; 422 ``wrong_type``, or ``not_fetched`` for a place where a picture lies.
+        Refusal: 400 ``bad_base64`` or ``empty_body``; 422 ``not_fetched`` for a place where a picture lies.
     """
-    if not isinstance(text, str):
-        raise Refusal(422, "wrong_type", "A picture is a text in base64.")
     head = _DATA_URI.match(text)
     digits = text[head.end() :] if head else text
     try:
@@ -283,6 +296,14 @@ def _pixels(text: object) -> bytes:
     if not found:
         raise Refusal(400, "empty_body", "A picture is empty.")
     return found
+
+
+def _pixels_or_refusal(text: str) -> bytes | Refusal:
+    """The same of one picture among several: the others are answered."""
+    try:
+        return _pixels(text)
+    except Refusal as refusal:
+        return refusal
 
 
 def _top_k(value: object) -> int | None:

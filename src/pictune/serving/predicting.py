@@ -121,10 +121,12 @@ class Predictor:
         except TimeoutError:
             raise Refusal(503, "timeout", "The answer took too long.", retry_after=1) from None
 
-    async def _ask(self, name: str, image: bytes, asked: Asked) -> Answer | Refusal:
+    async def _ask(self, name: str, image: bytes | Refusal, asked: Asked) -> Answer | Refusal:
         """What is said of one picture, counted."""
         answer: Answer | Refusal
         try:
+            if isinstance(image, Refusal):
+                raise image
             answer = await self._shelf.ask(name, image, top_k=asked.top_k, threshold=asked.threshold)
         except Refusal as refusal:
             answer = refusal
