@@ -56,6 +56,8 @@ class Decoding:
         self.waiting = 0
         self.asked = self.dropped = 0
         self.given: list[tuple[int | None, float | None]] = []
+        self.parties: list[object] = []
+        self.spared = 0  # pictures that are answered whatever ``hold`` says
         self.hold = threading.Event()
         self.hold.set()
 
@@ -73,13 +75,18 @@ class Decoding:
         if self.waiting + count > self.queue:
             raise Refusal(503, "queue_full", "Too many pictures wait.", retry_after=2)
 
-    async def ask(self, name: str, image: bytes, *, top_k: int | None, threshold: float | None) -> Told:
+    async def ask(
+        self, name: str, image: bytes, *, top_k: int | None, threshold: float | None, party: object
+    ) -> Told:
         self.admit(name, 1)
+        self.parties.append(party)
         self.waiting += 1
         self.asked += 1
         self.given.append((top_k, threshold))
         try:
-            while not self.hold.is_set():
+            spared = self.spared > 0
+            self.spared -= spared
+            while not (spared or self.hold.is_set()):
                 await asyncio.sleep(0.005)
             if self.fault is not None:
                 raise self.fault

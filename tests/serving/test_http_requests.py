@@ -851,6 +851,33 @@ def test_an_answer_that_takes_too_long() -> None:
         assert server.picture(JPEG).status == 200
 
 
+def test_of_several_those_that_were_answered_in_time_are_given() -> None:
+    with serving(request_s=0.4) as server:
+        server.shelf.hold.clear()
+        server.shelf.spared = 2
+        said = post_form(server, *[("images", JPEG)] * 5)
+        assert (said.status, said.json["errors"]) == (200, 3)
+        codes = [row["error"]["code"] if "error" in row else "" for row in said.json["predictions"]]
+        assert codes == ["", "", "timeout", "timeout", "timeout"]
+        assert server.shelf.dropped == 3
+        none = post_form(server, *[("images", JPEG)] * 3)
+        assert (none.status, none.code, none.headers["retry-after"]) == (503, "timeout", "1")
+        server.shelf.hold.set()
+        assert 'outcome="timeout"} 6.0' in server.ask("GET", "/metrics").body.decode()
+
+
+def test_pictures_of_one_request_are_of_one_party_and_a_lone_one_is_of_none(server: Server) -> None:
+    del server.shelf.parties[:]
+    post_form(server, ("images", JPEG), ("images", JPEG))
+    post_form(server, ("images", JPEG), ("images", JPEG))
+    server.picture(JPEG)
+    first, same, second, other, alone = server.shelf.parties
+    assert alone is None
+    assert first is same
+    assert second is other
+    assert first is not second
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_a_fault_of_the_shelf_is_one_500_and_one_traceback(
     server: Server, several: bool, caplog: pytest.LogCaptureFixture

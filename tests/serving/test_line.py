@@ -104,6 +104,46 @@ def test_patience_is_how_long_the_last_ones_took_times_those_that_wait(loop) -> 
     assert place.line.patience == pytest.approx((2 - 0.1) * 2)
 
 
+def test_parties_take_turns_a_picture_each(loop) -> None:
+    place = Place(loop, window=2, count=0)
+
+    def enter(name: str, party: object = None) -> None:
+        item = Item(name.encode(), (None, None), loop.create_future(), 0.0, party)
+        place.items.append(item)
+        place.line.enter(item)
+
+    def served() -> str:
+        """The next that goes in, once the oldest is answered."""
+        if place.line.oldest is not None:
+            place.line.take_back(place.line.oldest)
+        return "".join(item.image.decode() for _, item in place.line.hand_over())
+
+    large, other = object(), object()
+    for name in "abcdef":
+        enter(name, large)
+    assert served() == "ab"
+    enter("1")
+    enter("2")
+    for name in "ABC":
+        enter(name, other)
+    assert [served() for _ in range(2)] == ["1", "2"]
+    enter("3")
+    assert [served() for _ in range(9)] == ["A", "3", "c", "B", "d", "C", "e", "f", ""]
+
+
+def test_patience_counts_only_what_is_served_before(loop) -> None:
+    place = Place(loop, window=1, count=1)
+    place.handed()
+    place.clock.now += 1
+    place.line.take_back(1)
+    party = object()
+    for _ in range(30):
+        place.line.enter(Item(b"x", (None, None), loop.create_future(), 0.0, party))
+    assert place.line.patience == pytest.approx(1)
+    place.line.enter(Item(b"x", (None, None), loop.create_future(), 0.0))
+    assert place.line.patience == pytest.approx(2)
+
+
 def test_clear_gives_all(loop) -> None:
     place = Place(loop, window=2, count=3)
     place.handed()

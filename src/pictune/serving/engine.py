@@ -149,20 +149,28 @@ class Engine:
                 503, "overloaded", "The pictures that are waiting already take too long.", retry_after=retry
             )
 
-    async def ask(self, image: bytes, *, top_k: int | None = None, threshold: float | None = None) -> Reply:
+    async def ask(
+        self,
+        image: bytes,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        party: object = None,
+    ) -> Reply:
         """The answer about one picture. Cancelling drops it, unless the worker has it already.
 
         Args:
             image: The bytes of its file.
             top_k: See `pictune.exporting.exported.Exported.row`.
             threshold: See there.
+            party: The same for all pictures of one request, which takes turns with others.
 
         Raises:
             Refusal: 422 with the code of a `DataError`; 503 queue_full, overloaded, draining, timeout,
                 out_of_memory or worker_lost; 500 inference_failed or non_finite.
         """
         self.admit(1)
-        item = Item(image, (top_k, threshold), self._loop.create_future(), self._loop.time())
+        item = Item(image, (top_k, threshold), self._loop.create_future(), self._loop.time(), party)
         timer = self._loop.call_later(self._capacity.deadline, item.settle, _timeout())
         self._unanswered += 1
         self._all_answered.clear()

@@ -36,6 +36,8 @@ class Item:
         question: What else goes to the worker: top_k and threshold, each None for the model's own.
         answer: Becomes a `Reply` or a `Refusal`.
         asked: When, in seconds of the line's clock.
+        party: What all pictures of one request have in common; None when there is no other.
+        turn: At which it is served.
         handed: When it last went to a worker.
         suspect: It was in a worker that died.
     """
@@ -44,6 +46,8 @@ class Item:
     question: tuple[int | None, float | None]
     answer: Future[Reply | Refusal]
     asked: float
+    party: object = None
+    turn: int = 0
     handed: float = 0.0
     suspect: bool = False
 
@@ -54,7 +58,10 @@ class Item:
 
 
 class Line:
-    """First come, first served, a few at a time.
+    """First come, first served, a few at a time; parties take turns, a picture each.
+
+    So a request with many pictures takes as long as it needs, and one that comes after it does not wait for
+    all of them.
 
     Args:
         window: Pictures in the worker at a time.
@@ -66,6 +73,7 @@ class Line:
         self._waiting: deque[Item] = deque()
         self._inside: dict[int, Item] = {}
         self._numbers = 0
+        self._turn = 0  # of the last picture that went into the worker
         self._last = 0.0
         self._interval = 0.0
 
@@ -77,11 +85,22 @@ class Line:
     @property
     def patience(self) -> float:
         """Seconds until a picture that came now would be answered, going by the last answers."""
-        return self._interval * (len(self._waiting) + len(self._inside))
+        return self._interval * (self._before(self._turn) + len(self._inside))
 
     def enter(self, item: Item) -> None:
-        """Puts a picture at the end."""
-        self._waiting.append(item)
+        """Puts a picture behind those whose turn is no later."""
+        item.turn = self._turn
+        if item.party is not None:
+            own = (other.turn for other in self._waiting if other.party is item.party)
+            item.turn = max(item.turn, max(own, default=-1) + 1)
+        self._waiting.insert(self._before(item.turn), item)
+
+    def _before(self, turn: int) -> int:
+        """How many waiting pictures are served before one that comes now for that turn."""
+        count = len(self._waiting)
+        while count and self._waiting[count - 1].turn > turn:
+            count -= 1
+        return count
 
     def leave(self, item: Item) -> None:
         """Takes out a picture that still waits; one that is in the worker is finished for nobody."""
@@ -102,7 +121,7 @@ class Line:
             self._waiting.popleft()
             if item.answer.done():
                 continue
-            item.handed = self._clock()
+            item.handed, self._turn = self._clock(), item.turn
             if not self._inside:
                 self._last = item.handed
             self._numbers += 1

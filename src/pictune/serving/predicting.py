@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from pictune.serving.bodies import Asked, BodyReader, ClientGone, HeaderPairs, Receive, media_type, read_asked
@@ -50,8 +51,13 @@ class Answering(Protocol):
     def admit(self, name: str, count: int) -> None:
         """Raises a `Refusal` when there is no room for so many pictures."""
 
-    async def ask(self, name: str, image: bytes, *, top_k: int | None, threshold: float | None) -> Answer:
-        """What a model says of a picture; raises a `Refusal` when it says nothing."""
+    async def ask(
+        self, name: str, image: bytes, *, top_k: int | None, threshold: float | None, party: object
+    ) -> Answer:
+        """What a model says of a picture; raises a `Refusal` when it says nothing.
+
+        All pictures of a request that has several belong to one party, which takes turns with others.
+        """
 
 
 class Predictor:
@@ -108,26 +114,44 @@ class Predictor:
         """What is said of each picture, in their order; nothing is left running.
 
         Raises:
-            Refusal: When it takes too long.
             ClientGone: When nobody waits for it any more.
         """
-        try:
-            async with asyncio.timeout(self._limits.request_s), _WhileThere(receive):
-                if len(asked.images) == 1:  # as most are: every task more is time that all of them wait
+        if len(asked.images) == 1:  # as most are: every task more is time that all of them wait
+            try:
+                async with asyncio.timeout(self._limits.request_s), _WhileThere(receive):
                     return [await self._ask(name, asked.images[0], asked)]
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._ask(name, image, asked)) for image in asked.images]
-                return [task.result() for task in tasks]
-        except TimeoutError:
-            raise Refusal(503, "timeout", "The answer took too long.", retry_after=1) from None
+            except TimeoutError:
+                return [self._late(name)]
+        tasks = [asyncio.create_task(self._ask(name, image, asked)) for image in asked.images]
+        try:
+            with suppress(TimeoutError):  # what was answered until then is
+                async with asyncio.timeout(self._limits.request_s), _WhileThere(receive):
+                    await asyncio.wait(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+        faults = [task.exception() for task in tasks if not task.cancelled()]
+        for fault in filter(None, faults):
+            raise fault
+        return [self._late(name) if task.cancelled() else task.result() for task in tasks]
+
+    def _late(self, name: str) -> Refusal:
+        """What is said of a picture that was not answered in time, counted."""
+        refusal = Refusal(503, "timeout", "The answer took too long.", retry_after=1)
+        self._count(name, refusal)
+        return refusal
 
     async def _ask(self, name: str, image: bytes | Refusal, asked: Asked) -> Answer | Refusal:
         """What is said of one picture, counted."""
         answer: Answer | Refusal
+        party = asked if len(asked.images) > 1 else None
         try:
             if isinstance(image, Refusal):
                 raise image
-            answer = await self._shelf.ask(name, image, top_k=asked.top_k, threshold=asked.threshold)
+            answer = await self._shelf.ask(
+                name, image, top_k=asked.top_k, threshold=asked.threshold, party=party
+            )
         except Refusal as refusal:
             answer = refusal
         # Nobody has to wait for the counting.

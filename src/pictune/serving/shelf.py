@@ -108,7 +108,15 @@ class Shelf:
         self._check_open()
         engine.admit(count)
 
-    async def ask(self, name: str, image: bytes, *, top_k: int | None, threshold: float | None) -> Reply:
+    async def ask(
+        self,
+        name: str,
+        image: bytes,
+        *,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        party: object = None,
+    ) -> Reply:
         """The answer of a model about one picture; see `pictune.serving.engine.Engine.ask`.
 
         Raises:
@@ -117,7 +125,7 @@ class Shelf:
         """
         engine = self._places[name].engine
         self._check_open()
-        return await engine.ask(image, top_k=top_k, threshold=threshold)
+        return await engine.ask(image, top_k=top_k, threshold=threshold, party=party)
 
     async def reload(self, name: str) -> str:
         """Takes up what is in a model's place now; the old one answers until the new one has proved itself.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pictune.models.mask_losses import MaskLoss
 
 EDGE = 2  # pixels: so near an answered edge must be to a true one
+STRIP = 64  # rows of pixels that are counted at a time, which takes eight bytes a pixel
 
 
 class Segmentation(Task):
@@ -84,12 +85,12 @@ class Segmentation(Task):
 
     def restored(self, answer: NDArray[Any], placed: Placed) -> NDArray[Any]:
         """(h, w) uint8: the likeliest class of each of the picture's own pixels."""
-        best = np.full((placed.height, placed.width), -np.inf, np.float32)
         found = np.zeros((placed.height, placed.width), np.uint8)
-        for number, scores in enumerate(answer):  # one class at a time: pictures may be large
+        best = restore_map(answer[0], placed.matrix, placed.width, placed.height)
+        for number, scores in enumerate(answer[1:], start=1):  # one class at a time: pictures may be large
             whole = restore_map(scores, placed.matrix, placed.width, placed.height)
-            better = whole > best
-            found[better], best[better] = number, whole[better]
+            np.copyto(found, np.uint8(number), where=whole > best)
+            np.maximum(best, whole, out=best)
         return found
 
     def apart(self, first: Mapping[str, NDArray[Any]], second: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
@@ -114,7 +115,10 @@ class Segmentation(Task):
         return [self._said(key, answer) for key, answer in zip(keys, answers, strict=True)]
 
     def _said(self, key: str, answer: NDArray[Any]) -> Prediction:
-        shares = np.bincount(answer.reshape(-1), minlength=len(self.classes)) / answer.size
+        counts = np.zeros(len(self.classes), np.int64)
+        for top in range(0, len(answer), STRIP):
+            counts += np.bincount(answer[top : top + STRIP].reshape(-1), minlength=len(self.classes))
+        shares = counts / answer.size
         order = [int(i) for i in np.argsort(-shares, kind="stable") if shares[i]]
         return Prediction(
             key, ClassMap(self.classes, answer), {self.classes[i]: float(shares[i]) for i in order}
