@@ -6,7 +6,6 @@ are imported inside the commands, so that ``--help`` answers at once.
 
 from __future__ import annotations
 
-import errno
 import io
 import sys
 import time
@@ -17,7 +16,7 @@ import typer
 
 from pictune import options
 from pictune.bars import bars
-from pictune.errors import PictuneError
+from pictune.endings import endings
 from pictune.printing import print_json, print_report, print_run, shown_path
 from pictune.threads import steady_threads
 from pictune.typed import for_train, precision_of, with_flags
@@ -37,31 +36,8 @@ def main() -> None:
     """Runs the command line; user errors become one message and an exit code, without a traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name may hold what a terminal cannot show
-    try:
+    with endings():
         app()
-    except PictuneError as error:
-        typer.echo(f"pictune: {error}", err=True)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno not in {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}:
-            raise
-        typer.echo(f"pictune: {error.filename} cannot be read: {error.strerror}", err=True)
-        sys.exit(2)
-    except MemoryError:
-        typer.echo(
-            "pictune: memory ran out; close other programs or use smaller pictures and batches", err=True
-        )
-        sys.exit(3)
-    except KeyboardInterrupt:
-        typer.echo("pictune: stopped", err=True)
-        sys.exit(130)
-    except SystemExit as ended:
-        if ended.code == 130:  # inside a command, typer takes Ctrl-C for itself and says nothing
-            typer.echo("pictune: stopped", err=True)
-        raise
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone; there is nobody left to tell
-        sys.exit(141)
 
 
 def _version(wanted: bool) -> None:
@@ -170,7 +146,9 @@ def train(
 def evaluate(
     run: options.RunFolder,
     split: Annotated[str | None, typer.Option(help="test, val or train; test where there is one.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Other labelled pictures to judge the model on.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(readable=False, help="Other labelled pictures to judge the model on.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Judge a run's model and write its report."""
@@ -186,7 +164,9 @@ def evaluate(
 @app.command()
 def predict(
     run: options.RunOrExport,
-    pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
+    pictures: Annotated[
+        list[Path], typer.Argument(readable=False, help="Pictures, and folders of pictures.")
+    ],
     save: Annotated[
         Path | None, typer.Option(help="A folder for pictures with boxes or masks drawn on them.")
     ] = None,
@@ -259,7 +239,9 @@ def export(
 
 @app.command()
 def serve(
-    models: Annotated[list[Path], typer.Argument(help="Exported models or runs, each a path or name=path.")],
+    models: Annotated[
+        list[Path], typer.Argument(readable=False, help="Exported models or runs, each a path or name=path.")
+    ],
     host: Annotated[str, typer.Option(help="Address to listen at; beyond loopback tokens are needed.")] = (
         "127.0.0.1"
     ),
@@ -291,7 +273,7 @@ def serve(
 
 @app.command()
 def convert(
-    data: Annotated[Path, typer.Argument(help="A folder or file of boxes or masks.")],
+    data: Annotated[Path, typer.Argument(readable=False, help="A folder or file of boxes or masks.")],
     out: Annotated[Path, typer.Argument(help="A new folder, outside of the data.")],
     to: Annotated[str, typer.Option(help="coco, voc, yolo, box_table or masks.")],
     follow_outside: options.FollowOutside = False,
@@ -311,7 +293,9 @@ def convert(
 
 @app.command()
 def recipe(
-    file: Annotated[Path | None, typer.Argument(help="A YAML recipe to complete and check.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(readable=False, help="A YAML recipe to complete and check.")
+    ] = None,
     settings: options.Settings = None,
 ) -> None:
     """Print every setting with its meaning, range and default."""

@@ -13,10 +13,13 @@ MaxBad = Annotated[
 ]
 FollowOutside = Annotated[bool, typer.Option("--follow-outside", help="Follow links that leave the folder.")]
 
-Data = Annotated[Path, typer.Argument(help="A folder of class folders, or a table of paths and labels.")]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/latest.")]
+Data = Annotated[
+    Path, typer.Argument(readable=False, help="A folder of class folders, or a table of paths and labels.")
+]
+RunFolder = Annotated[Path, typer.Argument(readable=False, help="A run folder, such as runs/latest.")]
 RunOrExport = Annotated[
-    Path, typer.Argument(help="A run, or an exported model, such as exports/teal-fox.pictune.")
+    Path,
+    typer.Argument(readable=False, help="A run, or an exported model, such as exports/teal-fox.pictune."),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="A.B=C", help="Any setting; all of them: pictune recipe.")
@@ -24,11 +27,14 @@ Settings = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 DataOrRun = Annotated[
-    Path, typer.Argument(help="A folder of class folders or a table; or a run, to go on with it.")
+    Path,
+    typer.Argument(readable=False, help="A folder of class folders or a table; or a run, to go on with it."),
 ]
 Network = Annotated[str | None, typer.Option(help="cnn, resnet9, or any timm backbone.")]
 Head = Annotated[str | None, typer.Option(help="What finds boxes or masks, such as fcos or unet.")]
-Images = Annotated[Path | None, typer.Option(help="Where the pictures of an annotation file are.")]
+Images = Annotated[
+    Path | None, typer.Option(readable=False, help="Where the pictures of an annotation file are.")
+]
 Weights = Annotated[str | None, typer.Option(help="auto, hub, starter, none, or a file.")]
 ImageSize = Annotated[int | None, typer.Option(help="Side of what the network sees, pixels.")]
 Epochs = Annotated[str | None, typer.Option(help="Passes over the pictures; +N extends a finished run.")]
@@ -46,7 +52,7 @@ LayerDecay = Annotated[
     float | None, typer.Option(help="Rate of a group of layers beside the one above, 0 to 1.")
 ]
 Rank = Annotated[int | None, typer.Option(help="Of the adapters of --technique lora.")]
-Teacher = Annotated[Path | None, typer.Option(help="A run whose model is imitated.")]
+Teacher = Annotated[Path | None, typer.Option(readable=False, help="A run whose model is imitated.")]
 Preset = Annotated[str | None, typer.Option(help="How long it may take: fast, good or best.")]
 Allowed = Annotated[str | None, typer.Option("--time", metavar="10m", help="Most it may take: 90s, 10m, 2h.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Compute frozen layers every time.")]
@@ -54,8 +60,8 @@ GroupBy = Annotated[
     str | None, typer.Option(help="What must stay in one split: a column, re:…, exif:date, exif:camera.")
 ]
 Seed = Annotated[int | None, typer.Option(help="Where all randomness starts.")]
-RecipeFile = Annotated[Path | None, typer.Option(help="A YAML recipe.")]
+RecipeFile = Annotated[Path | None, typer.Option(readable=False, help="A YAML recipe.")]
 AllowLeaks = Annotated[bool, typer.Option("--allow-leaks", help="Train even if a picture is in two splits.")]
-Runs = Annotated[Path, typer.Option(help="The folder that holds all runs.")]
+Runs = Annotated[Path, typer.Option(readable=False, help="The folder that holds all runs.")]
 Name = Annotated[str | None, typer.Option(help="Of the new run.")]
 New = Annotated[bool, typer.Option("--new", help="Start anew where an unfinished run could go on.")]

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from pictune.data.headers import Limits
 from pictune.errors import InputError, RunError
 from pictune.exporting.artifact import Artifact
 from pictune.serving.limits import ServerLimits
-from pictune.serving.server import LOOPBACK, Settings, check_open
+from pictune.serving.server import AGAIN_S, LOOPBACK, Settings, check_open
 from pictune.serving.tokens import Tokens
 from pictune.verbs.serve import serve
 
@@ -75,7 +76,7 @@ class Process:
             connection.request(method, path, body, {"Content-Type": "image/png", **headers})
             response = connection.getresponse()
             content = response.read()
-            return response.status, json.loads(content) if content[:1] == b"{" else {}
+            return response.status, json.loads(content) if content[:1] == b"{" else {"text": content.decode()}
         finally:
             connection.close()
 
@@ -170,7 +171,7 @@ def test_a_signal_lets_what_was_asked_be_answered_even_with_slow_connections_ope
                     found.append(server.ask("POST", "/v1/predict", ordinary(seed))[0])
                 except ConnectionRefusedError:
                     return  # nothing new is taken
-                except (ConnectionResetError, http.client.RemoteDisconnected):
+                except (BrokenPipeError, ConnectionResetError, http.client.RemoteDisconnected):
                     return  # it was not in yet when the server closed
 
         askers = [threading.Thread(target=keep_asking, args=(seed,)) for seed in range(4)]
@@ -187,6 +188,35 @@ def test_a_signal_lets_what_was_asked_be_answered_even_with_slow_connections_ope
         assert found.count(200) >= 20
         for connection in slow:
             connection.close()
+
+
+def test_a_signal_that_is_sent_twice_is_one(colours: Path) -> None:
+    """`timeout` sends it to the server and to its group, and some supervisors do."""
+    with started(colours) as server:
+        assert server.ask("POST", "/v1/predict", ordinary(1))[0] == 200
+        for _ in range(2):
+            server.send(signal.SIGTERM)
+            time.sleep(0.02)
+        assert server.wait() == 0
+        assert server.lines[-1].endswith("Stopped: everything was answered")
+
+
+def test_a_second_signal_later_waits_for_no_answer(colours: Path) -> None:
+    with started(colours) as server, ThreadPoolExecutor() as pool:
+        assert server.ask("POST", "/v1/predict", ordinary(1))[0] == 200
+        for number in server.children():
+            os.kill(number, signal.SIGSTOP)
+        asking = pool.submit(server.ask, "POST", "/v1/predict", ordinary(2))
+        waits = 'pictune_waiting{model="colours"} 1.0'
+        until(lambda: waits in server.ask("GET", "/metrics")[1]["text"])
+        server.send(signal.SIGTERM)
+        until(lambda: any("Shutting down" in line for line in server.lines))
+        time.sleep(AGAIN_S)
+        server.send(signal.SIGINT)
+        assert server.wait() == 130
+        assert "stopped before everything was answered" in server.lines[-1]
+        with suppress(OSError, http.client.HTTPException):  # it may still hear that there is no answer
+            assert asking.result()[0] >= 500
 
 
 def test_a_new_file_is_taken_up_and_a_broken_one_is_not(colours: Path, tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ class Artifact:
         """Reads and checks an artifact.
 
         Raises:
-            ArtifactError: ``not_an_artifact``, ``missing_file``, ``extra_file``, ``changed``,
-                ``newer_format``, ``bad_content``, ``unknown_task`` or ``too_large``.
+            ArtifactError: ``missing``, ``unreadable``, ``not_an_artifact``, ``missing_file``, ``extra_file``,
+                ``changed``, ``newer_format``, ``bad_content``, ``unknown_task`` or ``too_large``.
         """
         path = Path(path)
         with _opened(path) as (names, read):
@@ -210,6 +210,12 @@ def _opened(path: Path) -> Iterator[tuple[dict[str, int], Read]]:
     except FileNotFoundError:
         raise ArtifactError(
             f"there is nothing at {path}", code="missing", instead="Make it with: pictune export <run>"
+        ) from None
+    except PermissionError as error:
+        raise ArtifactError(
+            f"{path} cannot be read: {error.strerror}",
+            code="unreadable",
+            instead="Give yourself permission to read it.",
         ) from None
     except DAMAGE as error:
         raise _refused(path, "not_an_artifact", f"is no zip and no folder: {error}") from None

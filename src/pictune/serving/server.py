@@ -1,8 +1,8 @@
 """A server from its start to its end: workers, socket, signals, and the drain before it exits.
 
 SIGTERM and SIGINT: no new picture is taken, ``ready`` says so, what is being answered is answered, exit.
-The same signal again: exit at once. SIGHUP: every model is taken up anew from its place, if it proves itself,
-and the tokens are read anew.
+Such a signal again, a second later or more: exit at once. SIGHUP: every model is taken up anew from its
+place, if it proves itself, and the tokens are read anew.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ HIGHEST_PORT = 65535
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 DRAIN_S = 22.0  # for pictures that are being answered, once the server is told to end
 CLOSING_S = 5  # for their answers to be taken
+AGAIN_S = 1.0  # a signal so soon after another is the same one: `timeout`, for one, sends each of them twice
 LOOK_S = 0.02  # between two looks at whether all is answered
 
 
@@ -138,8 +139,10 @@ class _Serving:
         self._metrics = Metrics()
         self._stopped = asyncio.Event()  # by a signal, or because workers die
         self._signal: signal.Signals | None = None
+        self._signalled = 0.0
         self._given_up = ""
         self._hasty = False
+        self._answered = False  # all that was asked before a signal came
         self._reloads: set[asyncio.Task[None]] = set()
 
     @property
@@ -179,11 +182,13 @@ class _Serving:
         self._listening(_address(self._listener))
         await asyncio.wait({stopping, serving}, return_when=asyncio.FIRST_COMPLETED)
         await self._drain(shelf)
-        server.config.timeout_graceful_shutdown = CLOSING_S
+        server.config.timeout_graceful_shutdown = 0 if self._in_haste else CLOSING_S
         server.should_exit = True
         await serving
         await self._close(shelf)
-        LOG.info("Stopped: everything was answered")
+        LOG.info(
+            "Stopped: %s was answered", "everything" if self._answered else "not everything that was asked"
+        )
 
     def _server(self, shelf: Shelf) -> uvicorn.Server:
         import uvicorn
@@ -212,9 +217,17 @@ class _Serving:
         return Server(configured(app, limits=limits, metrics=self._metrics, host=host, port=port))
 
     def _stop(self, number: signal.Signals) -> None:
-        self._hasty = self._draining
-        self._signal = number
+        now = asyncio.get_running_loop().time()
+        if self._signal is None:
+            self._signal, self._signalled = number, now
+        elif now - self._signalled >= AGAIN_S:
+            self._signal, self._hasty = number, True
         self._stopped.set()
+
+    @property
+    def _in_haste(self) -> bool:
+        """Whether nothing more is waited for, though somebody waits for an answer."""
+        return self._hasty and not self._answered
 
     def _give_up(self, name: str) -> None:
         self._given_up = name
@@ -227,6 +240,7 @@ class _Serving:
         end = loop.time() + DRAIN_S
         while loop.time() < end and not self._hasty:
             if not any(shelf.describe(name)["waiting"] for name in shelf.names):
+                self._answered = True
                 return
             await asyncio.sleep(LOOK_S)
 
@@ -235,12 +249,12 @@ class _Serving:
 
         Raises:
             MachineError: When the server ends because they died again and again.
-            StoppedError: When a second signal came.
+            StoppedError: When a second signal came before everything was answered.
         """
         for task in self._reloads:
             task.cancel()
         try:
-            async with asyncio.timeout(0.0 if self._hasty or self._given_up else CLOSING_S):
+            async with asyncio.timeout(0.0 if self._in_haste or self._given_up else CLOSING_S):
                 await shelf.close()
         except TimeoutError:
             LOG.warning("Workers were ended before they had answered")
@@ -249,7 +263,7 @@ class _Serving:
                 f"the worker of the model {self._given_up} died and could not be replaced",
                 instead="The log above says why; where it is memory, a smaller model may help.",
             )
-        if self._hasty and self._signal is not None:
+        if self._in_haste and self._signal is not None:
             raise StoppedError("stopped before everything was answered", signal=self._signal)
 
     def _reload(self, shelf: Shelf) -> None:

@@ -50,12 +50,14 @@ class Asked:
         limits: Which pictures are accepted.
         value_range: Values that mean black and white where a file does not say.
         follow_outside: Whether links that leave a folder are followed.
+        run: Whose model it is; None of an exported one.
     """
 
     model: Answerer
     limits: Limits
     value_range: tuple[float, float] | None
     follow_outside: bool
+    run: Run | None = None
 
 
 def open_asked(model: Run | Path | str) -> Asked:
@@ -78,7 +80,7 @@ def open_asked(model: Run | Path | str) -> Asked:
 
     answering = Model.load(run.model, device=Machine().device)
     data = read_recipe(load_yaml(run.path / "recipe.yaml"), TABLES).data
-    return Asked(answering, limits_of(data), data.value_range, data.follow_outside)
+    return Asked(answering, limits_of(data), data.value_range, data.follow_outside, run)
 
 
 def run_of(given: Run | Path | str) -> Run:

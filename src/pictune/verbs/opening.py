@@ -80,9 +80,14 @@ def home_of(run: Run) -> Path:
         raise DataError(
             f"the pictures that {run.name} was trained on are no longer at {escape(str(path))}",
             code="absent",
-            instead="Put them back, or judge the model on other pictures with --data.",
+            instead=f"Put them back, or {_on_others(run)}.",
         )
     return path
+
+
+def _on_others(run: Run) -> str:
+    """What can be done with a run whose pictures are not what they were."""
+    return f"judge the model on other pictures: pictune evaluate {escape(str(run.path))} --data PICTURES"
 
 
 def split_name(run: Run, splits: Mapping[str, Sequence[str]], split: str | None) -> str:
@@ -118,12 +123,12 @@ def rows_of(run: Run, dataset: Dataset, kept: Mapping[str, Any], name: str) -> S
                 *gone[:MOST_LISTED],
                 *([f"and {len(gone) - MOST_LISTED:,} more"] if len(gone) > MOST_LISTED else []),
             ],
-            instead="Put them back, or judge the model on other pictures with --data.",
+            instead=f"Put them back, or {_on_others(run)}.",
         )
     if dataset.fingerprint != kept["fingerprint"]:
         raise DataError(
             f"the pictures or labels have changed since {run.name} was trained",
             code="changed",
-            instead="Train again on the new data, or judge the model on other pictures with --data.",
+            instead=f"Train again on the new data, or {_on_others(run)}.",
         )
     return sorted(place[key] for key in keys)

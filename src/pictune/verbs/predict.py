@@ -8,20 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from pictune.data.decoding import decode
 from pictune.data.pixels import shrink
 from pictune.data.scanning import escape, scan
 from pictune.errors import DataError, RunError
-from pictune.files import disk_errors, replace_file
 from pictune.run import Run
-from pictune.tasks.task import Prediction, Task
+from pictune.tasks.task import Prediction
 from pictune.verbs.asked import Asked, open_asked
+from pictune.verbs.drawings import Drawings
 from pictune.verbs.prediction_table import check_table, write_rows
-from pictune.verbs.targets import check_file, check_target, check_writable
+from pictune.verbs.targets import check_file
 
 AT_ONCE = 256  # pictures in memory at a time
 
@@ -70,8 +66,8 @@ def predict(
     Args:
         model: A run or its folder, or what `export` made: a file or folder, which needs no PyTorch.
         pictures: Files and folders; folders are searched with all that is in them.
-        save: A folder for pictures with the answers drawn on them, as PNG; made when absent, and files of an
-            earlier time in it are replaced.
+        save: A folder for pictures with the answers drawn on them, as PNG; made when absent. Drawings of an
+            earlier time in it are replaced, any other file is left alone.
         csv: A table for all answers; an earlier one is replaced, any other file left alone. It is written,
             too, when no picture could be read.
         follow_outside: Whether links that leave a folder are followed, even if the run's own were not.
@@ -84,12 +80,12 @@ def predict(
     asked = open_asked(model)
     follow_outside = follow_outside or asked.follow_outside
     paths, unreadable, ignored = _files([Path(p) for p in pictures], follow_outside=follow_outside)
-    target = _target(save, pictures, asked)
+    drawings = _drawings(save, pictures, paths, asked)
     if csv is not None:
-        check_file(Path(csv), pictures=[Path(p) for p in pictures], flag="--csv")
+        untouched = [*map(Path, pictures), *_learnt_from(asked)]
+        check_file(Path(csv), pictures=untouched, flag="--csv")
         check_table(Path(csv), flag="--csv")
     answers: list[Prediction] = []
-    drawn: list[Path] = []
     rest = iter(paths)
     while portion := list(islice(rest, AT_ONCE)):
         stored, keys, sizes, whole = [], [], [], []
@@ -102,13 +98,15 @@ def predict(
                 stored.append(shrink(picture.pixels, asked.model.specification.side))
                 sizes.append((picture.pixels.shape[1], picture.pixels.shape[0]))
                 keys.append(escape(str(path)))
-                whole.append(picture.pixels if target else None)
+                whole.append(picture.pixels if drawings else None)
         if stored:
             found = list(asked.model.answers(stored, sizes=sizes))
             answers += asked.model.task.predict(keys, found)
             for key, pixels, answer in zip(keys, whole, found, strict=True):
-                if target is not None and pixels is not None:
-                    drawn.append(_draw(target, len(drawn), key, asked.model.task, pixels, answer))
+                if drawings is not None and pixels is not None:
+                    drawn = asked.model.task.show(pixels, answer)
+                    assert drawn is not None, "a task with a legend draws"
+                    drawings.add(Path(key).name, drawn)
     if csv is not None:
         write_rows(Path(csv), answers, unreadable)
     if not answers:
@@ -119,14 +117,17 @@ def predict(
             instead="Name pictures or folders of pictures.",
         )
     table = Path(csv) if csv is not None else None
-    return Predictions(tuple(answers), unreadable, tuple(drawn), table, ignored)
+    drawn_at = tuple(drawings.paths) if drawings is not None else ()
+    return Predictions(tuple(answers), unreadable, drawn_at, table, ignored)
 
 
-def _target(save: Path | str | None, pictures: Sequence[Path | str], asked: Asked) -> Path | None:
-    """The folder for drawings.
+def _drawings(
+    save: Path | str | None, pictures: Sequence[Path | str], paths: Sequence[Path], asked: Asked
+) -> Drawings | None:
+    """Where drawings go; None when none are wanted.
 
     Raises:
-        RunError: When there is nothing to draw, or the folder is a file.
+        RunError: When there is nothing to draw, or no place for it.
         DataError: When the folder lies among the user's pictures.
     """
     if save is None:
@@ -136,28 +137,18 @@ def _target(save: Path | str | None, pictures: Sequence[Path | str], asked: Aske
             f"the answers of {asked.model.task.name} do not lie on pictures, so nothing can be drawn",
             instead="Leave --save away; --json gives the answers as values.",
         )
-    for given in pictures:
-        check_target(Path(save), data=Path(given), flag="--save")
-    check_writable(Path(save), flag="--save")
-    with disk_errors(Path(save)):
-        Path(save).mkdir(parents=True, exist_ok=True)
-    return Path(save)
+    untouched = [*map(Path, pictures), *_learnt_from(asked)]
+    return Drawings.into(Path(save), untouched=untouched, names=[escape(path.name) for path in paths])
 
 
-def _draw(
-    folder: Path, number: int, key: str, task: Task, pixels: NDArray[np.uint8], answer: NDArray[Any]
-) -> Path:
-    """Draws one answer; pictures of one name in several folders do not meet."""
-    path = folder / f"{number + 1:05d}-{Path(key).stem[:80]}.png"
-    drawn = task.show(pixels, answer)
-    assert drawn is not None, "a task with a legend draws"
-    encoded = cv2.imencode(".png", np.ascontiguousarray(drawn[:, :, ::-1]))[1].tobytes()
-    replace_file(path, lambda temporary: _write(temporary, encoded))
-    return path
+def _learnt_from(asked: Asked) -> list[Path]:
+    """The folder of pictures that a run was trained on, where it is still there."""
+    if asked.run is None:
+        return []
+    from pictune.verbs.reading import origin_of  # it needs PyTorch; an exported model does not
 
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    home = Path(origin_of(asked.run)["data"])
+    return [home] if home.is_dir() else []
 
 
 def _files(paths: Sequence[Path], *, follow_outside: bool) -> tuple[list[Path], dict[str, str], int]:

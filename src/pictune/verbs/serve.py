@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pictune.errors import InputError, RunError
+from pictune.errors import ArtifactError, InputError, RunError
 from pictune.exporting.artifact import SUFFIX, Artifact, is_artifact
 from pictune.run import weights_sum
 from pictune.serving.capacity import Capacity
@@ -143,8 +143,7 @@ def _exported(path: Path) -> Path:
     """
     run = run_of(path)
     place = EXPORTS / f"{run.name}{SUFFIX}"
-    if place.is_file():
-        there = Artifact.open(place)
+    if place.is_file() and (there := _whole(place)) is not None:
         if there.content.get("weights", {}).get("sha256") == weights_sum(run):
             kind = f"{there.content['format_name']}, {there.precision}"
             sys.stderr.write(f"{place} is served ({kind}): it was exported from {run.name} before\n")
@@ -161,6 +160,21 @@ def _exported(path: Path) -> Path:
     if made.replaced is not None:
         sys.stderr.write(f"It replaced {made.replaced.sentence()}\n")
     return made.path
+
+
+def _whole(place: Path) -> Artifact | None:
+    """What was exported to a place earlier; None, and a word on it, when it is damaged.
+
+    Raises:
+        ArtifactError: When it may be whole, but cannot be read here.
+    """
+    try:
+        return Artifact.open(place)
+    except ArtifactError as error:
+        if error.code in {"unreadable", "newer_format"}:
+            raise
+        sys.stderr.write(f"What was exported to {place} before cannot be served: {error.message}\n")
+        return None
 
 
 def _tell(address: str) -> None:
