@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 import stat
@@ -269,6 +270,16 @@ def test_names_inside_a_file_forge_no_line_of_a_log(zipped: Path) -> None:
         Artifact.open(zipped)
     assert "x\ufffd\ufffdserver is fine\ufffd[2J\ufffdtxt" in caught.value.message
     assert caught.value.message.isprintable()
+
+
+def test_one_that_may_not_be_read(zipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(zipped))
+
+    monkeypatch.setattr("pictune.exporting.artifact.zipfile.ZipFile", forbidden)
+    with pytest.raises(ArtifactError, match="cannot be read: Permission denied") as caught:
+        Artifact.open(zipped)
+    assert caught.value.code == "unreadable"
 
 
 def test_no_damage_of_a_byte_is_anything_but_told(zipped: Path) -> None:

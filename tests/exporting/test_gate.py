@@ -170,6 +170,24 @@ def test_few_images_are_said_to_be_few() -> None:
     assert "cannot exclude" in found.remarks[0]
 
 
+@pytest.mark.parametrize(("count", "told"), [(4, "up to 53 %"), (28, "up to 10 %"), (29, ""), (300, "")])
+def test_where_so_few_answers_are_the_same_it_is_told_what_that_leaves_open(count: int, told: str) -> None:
+    logits, truth = original()
+    same = table(softmax(logits)[:count].astype(float), truth[:count])
+    found = judge_export(
+        same,
+        same,
+        apart=np.zeros(count),
+        agreement=np.ones(count),
+        keys=[str(i) for i in range(count)],
+        precision="int8",
+        seconds=(1, 1),
+        sizes=(1, 1),
+    )
+    assert found.passed
+    assert [told in remark for remark in found.remarks] == ([True] if told else [])
+
+
 def test_agreement_that_is_no_number_never_passes() -> None:
     agreement = np.ones(IMAGES)
     agreement[3] = np.nan

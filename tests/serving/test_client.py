@@ -82,6 +82,6 @@ def test_nobody_there_and_addresses_that_are_none() -> None:
 
 @pytest.mark.parametrize("token", ["…", "a secret", "a\nsecret", "\x00secret"])
 def test_a_token_that_is_none_does_not_stand_in_the_message(token: str) -> None:
-    with pytest.raises(InputError, match="characters that none has") as caught:
+    with pytest.raises(InputError, match="the token cannot be one") as caught:
         Client(token=token)
     assert "secret" not in str(caught.value)

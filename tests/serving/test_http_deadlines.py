@@ -185,7 +185,7 @@ def test_110_the_rest_of_a_large_body_that_was_refused_does_not_stop_the_reading
 def closed_after(line: socket.socket, answers: int) -> bytes:
     """What was said until so many answers were there."""
     said = b""
-    while len(re.findall(rb"\r\n\r\n\{.*?\}(?=HTTP|\Z)", said, re.DOTALL)) < answers:
+    while len(re.findall(rb"\r\n\r\n\{.*?\}\n(?=HTTP|\Z)", said, re.DOTALL)) < answers:
         part = line.recv(65536)
         assert part
         said += part

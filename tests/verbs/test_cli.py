@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -65,6 +66,48 @@ def test_a_reader_that_leaves_early_is_no_fault() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout == "# Pictune recipe: every setting of a run.\n"
     assert done.stderr == ""
+
+
+def test_a_reader_that_takes_nothing_is_told_by_the_exit_code() -> None:
+    command = f"{sys.executable} -m pictune recipe | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+
+@pytest.mark.parametrize("redirected", [">", "2>&1 >"])
+def test_results_that_cannot_be_written_are_one_message(redirected: str) -> None:
+    command = f"{sys.executable} -m pictune recipe {redirected} /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    said = "pictune: what it found could not be written to stdout: No space left on device\n"
+    assert done.stdout + done.stderr == said
+
+
+def test_where_even_errors_cannot_be_written_the_exit_code_tells() -> None:
+    command = f"{sys.executable} -m pictune recipe > /dev/full 2>&1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["train", "A"], ["train", "A", "--recipe", "A"], ["train", "A", "--images", "A"], ["audit", "A"]),
+        *(["evaluate", "A", "--data", "A"], ["predict", "A", "A"], ["export", "A"], ["serve", "A"]),
+        *(["convert", "A", "out", "--to", "coco"], ["recipe", "A"], ["lr-find", "A"]),
+    ],
+    ids=" ".join,
+)
+def test_what_may_not_be_read_is_told_by_the_verb(
+    here, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """The parser would stop everything for one file, and not say what to do."""
+    (here / "a.txt").write_text("no picture")
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)
+    answer = ask(*("a.txt" if word == "A" else word for word in words))
+    assert answer.code == 2
+    assert answer.err.startswith("pictune: ")
+    assert "Invalid value" not in answer.err
 
 
 def test_names_that_a_terminal_cannot_show_are_escaped(here) -> None:

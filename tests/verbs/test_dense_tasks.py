@@ -15,7 +15,7 @@ from asking import ask
 from test_training_techniques import Stopping, checksums
 
 import toys
-from pictune.errors import RecipeError, StoppedError
+from pictune.errors import DataError, RecipeError, StoppedError
 from pictune.run import Journal, Run
 from pictune.tasks.model import Model
 from pictune.verbs.evaluate import evaluate
@@ -132,6 +132,19 @@ class TestSegmentation:
     def test_what_is_judged_again_is_the_same(self, segmenter: Run) -> None:
         before = report_of(segmenter)
         assert evaluate(segmenter).content["metrics"] == before["metrics"]
+
+    def test_nothing_is_written_among_what_was_learnt_from(
+        self, segmenter: Run, masks: Path, here: Path
+    ) -> None:
+        asked = here / "new.png"
+        asked.write_bytes(next((masks / "images" / "test").iterdir()).read_bytes())
+        for words in ({"save": masks / "drawn"}, {"csv": masks / "images" / "answers.csv"}):
+            with pytest.raises(DataError) as refused:
+                predict(segmenter, asked, **words)
+            assert refused.value.code in {"inside_data", "target_in_data"}
+        assert not (masks / "drawn").exists()
+        answers = predict(segmenter, asked, save=here / "drawn", csv=here / "answers.csv")
+        assert [path.name for path in answers.drawn] == ["00001-new.png"]
 
     def test_answers_are_shares_and_can_be_drawn(self, segmenter: Run, masks: Path, here: Path) -> None:
         answers = predict(segmenter, masks / "images" / "test", save=here / "drawn")

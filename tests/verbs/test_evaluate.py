@@ -93,8 +93,9 @@ class TestSplits:
             evaluate("runs/a")
         assert caught.value.causes == (gone,)
         shutil.rmtree(photos)
-        with pytest.raises(DataError, match="no longer at"):
+        with pytest.raises(DataError, match="no longer at") as caught:
             evaluate("runs/a")
+        assert "pictune evaluate " in caught.value.instead  # `export` and `serve` have no --data
 
     def test_9_a_flipped_bit_is_noticed_even_where_the_picture_still_opens(self, here) -> None:
         photos = toys.shape_folders(here / "photos")

@@ -24,6 +24,8 @@ from pictune.tasks.table import Table
 
 WORST = 20  # images listed
 _ROUNDING = 1e-9  # a number at its tolerance is within it, whatever its last digit
+FEW = 0.1  # share of other images that may be answered otherwise, beyond which it is told
+CONFIDENCE = 0.95
 UNSURE = 3.0  # times the tolerance: a loss that the interval allows beyond this is told
 
 
@@ -195,8 +197,9 @@ def judge_export(
         }
         for i in order
     )
-    unequal = same < 1 and not reasons  # where every answer is the same there is nothing to fear
-    remarks = tuple(_remarks(compared.main, tolerance)) if unequal else ()
+    remarks = ()
+    if not reasons:
+        remarks = tuple(_remarks(compared.main, tolerance) if same < 1 else _remarks_on_few(len(keys)))
     return Verdict(
         precision, tuple(reasons), remarks, compared, largest, typical, same, worst, seconds, sizes
     )
@@ -245,4 +248,18 @@ def _remarks(main: Difference, tolerance: Tolerance) -> Iterator[str]:
         yield (
             f"So few pictures cannot exclude that the {main.name.replace('_', ' ')} falls by {-main.low:.3f} "
             "on others."
+        )
+
+
+def _remarks_on_few(count: int) -> Iterator[str]:
+    """What is told where all of so many answers are the same.
+
+    Were a larger share of others answered otherwise, these would all be the same less than once in twenty
+    times: the exact binomial bound for none of ``count`` (Clopper and Pearson 1934).
+    """
+    share = 1 - (1 - CONFIDENCE) ** (1 / count)
+    if share > FEW:
+        yield (
+            f"All of so few answers are the same; up to {100 * share:.0f} % of others may still be answered "
+            "otherwise."
         )

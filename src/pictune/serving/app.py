@@ -161,7 +161,7 @@ def _request_id(request: Request) -> str:
 
 
 def _json(value: Any, *, status: int = 200) -> Response:
-    return Response(json.dumps(value, allow_nan=False), status, media_type=JSON)
+    return Response(json.dumps(value, allow_nan=False) + "\n", status, media_type=JSON)
 
 
 def create_app(

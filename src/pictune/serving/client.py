@@ -137,8 +137,8 @@ def _proper(token: str) -> str:
     token = token.strip()
     if not (token.isascii() and token.isprintable() and " " not in token):
         raise InputError(
-            "the token holds characters that none has",
-            instead="It stands in the server's file of tokens.",
+            "the token cannot be one: tokens are ASCII characters without spaces",
+            instead="Give it as it stands in the server's file of tokens.",
         )
     return token
 

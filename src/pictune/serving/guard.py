@@ -101,7 +101,9 @@ class Guard:
                 origins.append(value.decode("latin-1").lower())
             elif name == b"content-length":
                 length = int(value)
-        if host is None or not host_allowed(host, self._names):
+        if host is None:
+            return Refusal(403, "host_not_allowed", "A request needs a Host header that names this server.")
+        if not host_allowed(host, self._names):
             return Refusal(403, "host_not_allowed", _NOT_OUR_NAME)
         if not all(origin_allowed(origin, host, self._names) for origin in origins):
             return Refusal(403, "origin_not_allowed", "Pages of other sites may not ask this server.")

@@ -168,7 +168,7 @@ class Predictor:
     def _composed(
         self, answers: Sequence[Answer | Refusal], name: str, *, several: bool, request_id: str
     ) -> tuple[bytes, str]:
-        """The answers as one JSON object, into which rows go as they are; and the id of the model.
+        """The answers as one JSON object in a line, into which rows go as they are; and the model's id.
 
         Raises:
             Refusal: When the server failed for every one of several pictures, or an option makes no sense.
@@ -185,7 +185,7 @@ class Predictor:
         else:
             said = b'"prediction":' + rows[0]
         head = json.dumps({"request_id": request_id, "model": {"name": name, "id": model}}).encode()
-        return head[:-1] + b"," + said + b"}", model
+        return head[:-1] + b"," + said + b"}\n", model
 
 
 def _row(answer: Answer) -> bytes:

@@ -30,9 +30,9 @@ class Refusal(Exception):  # noqa: N818 - a refusal is an answer, not a fault of
         self.retry_after, self.allow = retry_after, allow
 
     def body(self, request_id: str) -> bytes:
-        """The JSON object that the client gets."""
+        """The JSON object that the client gets, as a line."""
         said = {"code": self.code, "message": self.message, "request_id": request_id}
-        return json.dumps({"error": said}).encode()
+        return json.dumps({"error": said}).encode() + b"\n"
 
     def headers(self, body: bytes) -> Headers:
         """The headers that go with that body."""

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("fp32", "fp16", "int8")
 CALIBRATED = 256  # training pictures from which the ranges of int8 are read
+MOST_NAMED = 3  # layers kept in float that a summary names
 KEPT = (0, 1, 2, 4, 8, 16)  # layers kept in float, one try after the other, until the gate lets int8 pass
 
 
@@ -114,7 +115,9 @@ class Export:
 
     def summary(self) -> str:
         """What the gate found, where the model is, and what was there before."""
-        kept = [f"  kept in float: {', '.join(self.kept)}"] if self.kept else []
+        named = ", ".join(self.kept[:MOST_NAMED]) + (", …" if len(self.kept) > MOST_NAMED else "")
+        many = f"{len(self.kept)} layer{'s' if len(self.kept) > 1 else ''}"
+        kept = [f"  kept in float: {many} ({named}), all in the model card"] if self.kept else []
         replaced = [f"  replaced: {self.replaced.sentence()}"] if self.replaced else []
         return "\n".join([self.verdict.summary(), *kept, "", f"  exported: {self.path}", *replaced])
 
