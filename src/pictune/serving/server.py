@@ -93,7 +93,7 @@ def check_open(host: str, tokens: Tokens | None) -> None:
     """
     if host not in LOOPBACK and tokens is None:
         raise InputError(
-            f"at {host} everybody in the network could ask, and there are no tokens",
+            f"at {host or 'every address'} everybody in the network could ask, and there are no tokens",
             instead="Add --tokens FILE; a file that is not there yet is made, with new tokens.",
         )
 
