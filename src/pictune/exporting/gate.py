@@ -197,7 +197,7 @@ def judge_export(
         }
         for i in order
     )
-    remarks = ()
+    remarks: tuple[str, ...] = ()
     if not reasons:
         remarks = tuple(_remarks(compared.main, tolerance) if same < 1 else _remarks_on_few(len(keys)))
     return Verdict(
