@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -126,9 +127,63 @@ def test_parties_take_turns_a_picture_each(loop) -> None:
     enter("2")
     for name in "ABC":
         enter(name, other)
-    assert [served() for _ in range(2)] == ["1", "2"]
+    assert [served() for _ in range(2)] == ["c", "1"]
     enter("3")
-    assert [served() for _ in range(9)] == ["A", "3", "c", "B", "d", "C", "e", "f", ""]
+    assert [served() for _ in range(9)] == ["2", "A", "d", "3", "B", "e", "C", "f", ""]
+
+
+def test_a_large_request_is_served_however_many_others_come(loop) -> None:
+    line, large = Line(1, Clock()), object()
+    mine = [Item(b"x", (None, None), loop.create_future(), 0.0, large) for _ in range(5)]
+    for item in mine:
+        line.enter(item)
+    served = []
+    for _ in range(30):
+        for _ in range(2):  # more than are served
+            line.enter(Item(b"x", (None, None), loop.create_future(), 0.0))
+        ((number, item),) = line.hand_over()
+        line.take_back(number)
+        served.append(item)
+    # The first goes in when two others have come, and each waits for those that came while it did.
+    assert [served.index(item) for item in mine[:4]] == [0, 3, 10, 25]
+
+
+def test_whatever_happens_each_is_served_once_unless_it_left(loop) -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        line, parties = Line(draw.randint(1, 4), Clock()), [None, None, object(), object(), object()]
+        waiting: list[Item] = []
+        served: list[Item] = []
+        for _ in range(60):
+            event = draw.random()
+            if event < 0.5:
+                waiting.append(Item(b"x", (None, None), loop.create_future(), 0.0, draw.choice(parties)))
+                line.enter(waiting[-1])
+            elif event < 0.6 and waiting:
+                left = waiting.pop(draw.randrange(len(waiting)))
+                left.answer.cancel()
+                line.leave(left)
+            elif event < 0.65:
+                hopeless = line.recover()
+                served += [item for item in hopeless if item in waiting]
+                waiting = [item for item in waiting if item not in hopeless]
+            else:
+                finish(line, waiting, served)
+        for _ in range(200):
+            finish(line, waiting, served)
+        assert waiting == []
+        assert len({id(item) for item in served}) == len(served)
+        assert line.clear() == []
+        assert line.patience == 0
+
+
+def finish(line: Line, waiting: list[Item], served: list[Item]) -> None:
+    """Hands over what goes in, and answers the oldest."""
+    list(line.hand_over())
+    item = line.take_back(line.oldest) if line.oldest is not None else None
+    if item in waiting:
+        waiting.remove(item)
+        served.append(item)
 
 
 def test_patience_counts_only_what_is_served_before(loop) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from pictune.serving.refusals import Refusal
 
@@ -37,7 +38,6 @@ class Item:
         answer: Becomes a `Reply` or a `Refusal`.
         asked: When, in seconds of the line's clock.
         party: What all pictures of one request have in common; None when there is no other.
-        turn: At which it is served.
         handed: When it last went to a worker.
         suspect: It was in a worker that died.
     """
@@ -47,7 +47,6 @@ class Item:
     answer: Future[Reply | Refusal]
     asked: float
     party: object = None
-    turn: int = 0
     handed: float = 0.0
     suspect: bool = False
 
@@ -57,11 +56,77 @@ class Item:
             self.answer.set_result(answer)
 
 
-class Line:
-    """First come, first served, a few at a time; parties take turns, a picture each.
+class Turns:
+    """Who waits, in the order in which they are served: requests take turns, a picture each.
 
-    So a request with many pictures takes as long as it needs, and one that comes after it does not wait for
-    all of them.
+    One picture of each request stands in a ring, and the rest behind it. Once it is served, the next one goes
+    to the end of the ring. So a request waits for one picture of each of the others, however many they have,
+    and none waits for ever, however many come.
+    """
+
+    def __init__(self) -> None:
+        self._ring: deque[Item] = deque()
+        self._behind: dict[int, deque[Item]] = {}  # by the identity of a party that stands in the ring
+
+    @property
+    def first(self) -> Item | None:
+        """Whose turn it is."""
+        return self._ring[0] if self._ring else None
+
+    @property
+    def ahead(self) -> int:
+        """How many are served before one that came now."""
+        return len(self._ring)
+
+    def add(self, item: Item) -> None:
+        """Puts a picture at the end of the ring, or behind the others of its party."""
+        behind = None if item.party is None else self._behind.get(id(item.party))
+        if behind is not None:
+            behind.append(item)
+            return
+        self._ring.append(item)
+        if item.party is not None:
+            self._behind[id(item.party)] = deque()
+
+    def put_back(self, items: Sequence[Item]) -> None:
+        """Puts those that were served in vain before all others; they stand for no party."""
+        self._ring.extendleft(reversed(items))
+
+    def take(self) -> Item:
+        """Takes out the first."""
+        item = self._ring.popleft()
+        self._follow(item, len(self._ring))
+        return item
+
+    def remove(self, item: Item) -> None:
+        """Takes one out wherever it stands, if it does."""
+        if item in self._ring:
+            place = self._ring.index(item)
+            del self._ring[place]
+            self._follow(item, place)
+        elif item in self._behind.get(id(item.party), ()):
+            self._behind[id(item.party)].remove(item)
+
+    def clear(self) -> list[Item]:
+        """Takes all out."""
+        items = [*self._ring, *chain.from_iterable(self._behind.values())]
+        self._ring.clear()
+        self._behind.clear()
+        return items
+
+    def _follow(self, item: Item, place: int) -> None:
+        """Has the next of the same party come into the ring."""
+        if item.party is None or item.suspect:  # one that was put back stood for nobody
+            return
+        behind = self._behind[id(item.party)]
+        if behind:
+            self._ring.insert(place, behind.popleft())
+        else:
+            del self._behind[id(item.party)]
+
+
+class Line:
+    """First come, first served, a few at a time; requests with several pictures take turns with others.
 
     Args:
         window: Pictures in the worker at a time.
@@ -70,10 +135,9 @@ class Line:
 
     def __init__(self, window: int, clock: Callable[[], float]) -> None:
         self._window, self._clock = window, clock
-        self._waiting: deque[Item] = deque()
+        self._waiting = Turns()
         self._inside: dict[int, Item] = {}
         self._numbers = 0
-        self._turn = 0  # of the last picture that went into the worker
         self._last = 0.0
         self._interval = 0.0
 
@@ -85,27 +149,15 @@ class Line:
     @property
     def patience(self) -> float:
         """Seconds until a picture that came now would be answered, going by the last answers."""
-        return self._interval * (self._before(self._turn) + len(self._inside))
+        return self._interval * (self._waiting.ahead + len(self._inside))
 
     def enter(self, item: Item) -> None:
-        """Puts a picture behind those whose turn is no later."""
-        item.turn = self._turn
-        if item.party is not None:
-            own = (other.turn for other in self._waiting if other.party is item.party)
-            item.turn = max(item.turn, max(own, default=-1) + 1)
-        self._waiting.insert(self._before(item.turn), item)
-
-    def _before(self, turn: int) -> int:
-        """How many waiting pictures are served before one that comes now for that turn."""
-        count = len(self._waiting)
-        while count and self._waiting[count - 1].turn > turn:
-            count -= 1
-        return count
+        """Has a picture wait for its turn."""
+        self._waiting.add(item)
 
     def leave(self, item: Item) -> None:
         """Takes out a picture that still waits; one that is in the worker is finished for nobody."""
-        if item in self._waiting:
-            self._waiting.remove(item)
+        self._waiting.remove(item)
         item.image = b""
 
     def hand_over(self) -> Iterator[tuple[int, Item]]:
@@ -113,15 +165,14 @@ class Line:
 
         A picture on which a worker may have died goes in alone: if it kills again, it kills nobody else's.
         """
-        while self._waiting and len(self._inside) < self._window:
-            item = self._waiting[0]
+        while (item := self._waiting.first) is not None and len(self._inside) < self._window:
             crowded = item.suspect or any(inside.suspect for inside in self._inside.values())
             if self._inside and crowded:
                 return
-            self._waiting.popleft()
+            self._waiting.take()
             if item.answer.done():
                 continue
-            item.handed, self._turn = self._clock(), item.turn
+            item.handed = self._clock()
             if not self._inside:
                 self._last = item.handed
             self._numbers += 1
@@ -142,7 +193,7 @@ class Line:
         """Puts what was in a dead worker back to the front, once; gives those that were there before."""
         lost = list(self._inside.values())
         self._inside.clear()
-        self._waiting.extendleft(item for item in reversed(lost) if not item.suspect)
+        self._waiting.put_back([item for item in lost if not item.suspect])
         hopeless = [item for item in lost if item.suspect]
         for item in lost:
             item.suspect = True
@@ -150,7 +201,6 @@ class Line:
 
     def clear(self) -> list[Item]:
         """Takes all out."""
-        items = [*self._inside.values(), *self._waiting]
+        inside = list(self._inside.values())
         self._inside.clear()
-        self._waiting.clear()
-        return items
+        return [*inside, *self._waiting.clear()]
