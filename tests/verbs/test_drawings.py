@@ -61,5 +61,6 @@ def test_not_among_the_pictures_nor_beside_one_that_was_named(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"photos holds a\.jpg") as refused:
         Drawings.into(tmp_path / "photos", untouched=[picture], names=["a.jpg"])
     assert refused.value.code == "inside_data"
+    Drawings.into(tmp_path, untouched=[tmp_path / "photos"], names=["a.jpg"])  # beside a folder they may be
     Drawings.into(tmp_path / "photos" / "drawn", untouched=[picture], names=["a.jpg"])
     assert sorted(path.name for path in (tmp_path / "photos").iterdir()) == ["a.jpg", "drawn"]

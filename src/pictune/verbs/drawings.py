@@ -50,7 +50,8 @@ class Drawings:
         """
         for given in untouched:
             check_target(folder, data=given, flag=FLAG)
-        if beside := [given for given in untouched if folder.resolve() == given.resolve().parent]:
+        files = [given for given in untouched if not given.is_dir()]
+        if beside := [file for file in files if folder.resolve() == file.resolve().parent]:
             raise DataError(
                 f"{escape(str(folder))} holds {escape(beside[0].name)}, "
                 "and drawings are not put among pictures, where they would be taken for some",
